@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the kernel side and the user side share: unwind tables, mappings,
+ * samples, counters. Rust gets it through bindgen (crate moonscope-unwind,
+ * module `abi`), so that nothing here is typed twice.
+ *
+ * Needs the fixed-width types __u8 ... __u64 from whoever includes it.
+ */
+#ifndef MOONSCOPE_ABI_H
+#define MOONSCOPE_ABI_H
+
+/* ---- registers -------------------------------------------------------- */
+
+/* DWARF register numbers of x86-64 (psABI 3.6.2). */
+enum ms_reg {
+	MS_REG_RAX,
+	MS_REG_RDX,
+	MS_REG_RCX,
+	MS_REG_RBX,
+	MS_REG_RSI,
+	MS_REG_RDI,
+	MS_REG_RBP,
+	MS_REG_RSP,
+	MS_REG_R8,
+	MS_REG_R9,
+	MS_REG_R10,
+	MS_REG_R11,
+	MS_REG_R12,
+	MS_REG_R13,
+	MS_REG_R14,
+	MS_REG_R15,
+	MS_REG_RIP,
+	MS_NR_REGS,
+};
+
+/* ---- unwind tables ---------------------------------------------------- */
+
+/*
+ * A table is the unwind information of one executable file. It lives in one
+ * array of 32-bit words that all tables share:
+ *
+ *   page words   one for each 1 KiB of the file's executable address range,
+ *                and one more: the index of the first row of that page,
+ *                counted from the table's row 0
+ *   row words    sorted by address: address in the upper half (its low 16
+ *                bits, counted from ms_table.base), rule number in the lower
+ *
+ * The row in force at an address is the last one at or before it. All rows of
+ * a page agree in the higher address bits, so the search compares plain words.
+ * A page may begin in the middle of a row: the row before its first one holds.
+ * Row 0 always stands at `base`, so that there is always such a row.
+ */
+enum {
+	MS_PAGE_SHIFT = 10,
+	MS_PAGE_SIZE = 1 << MS_PAGE_SHIFT,
+	/* a page has one row for each byte at most, so the search ends in this */
+	MS_SEARCH_STEPS = MS_PAGE_SHIFT + 1,
+	/* rule numbers have 16 bits */
+	MS_MAX_RULES = 1 << 16,
+};
+
+struct ms_table {
+	__u64 base;	/* file virtual address of the first page, page aligned */
+	__u32 nr_pages;
+	__u32 pages;	/* where the page words start in the word array */
+	__u32 rows;	/* where the row words start in the word array */
+	__u32 nr_rows;
+	__u32 state;	/* enum ms_table_state */
+	__u32 unused;
+};
+
+enum ms_table_state {
+	MS_TABLE_EMPTY,		/* not loaded (yet, or evicted) */
+	MS_TABLE_ROWS,		/* as described above */
+	MS_TABLE_NO_INFO,	/* the file has no unwind information: frame pointers */
+};
+
+/* How the canonical frame address (CFA) of a frame is found. */
+enum ms_cfa {
+	MS_CFA_HOLE,		/* no unwind information covers this address */
+	MS_CFA_ROOT,		/* return address undefined: the outermost frame */
+	MS_CFA_UNSUPPORTED,	/* a rule that this format cannot express */
+	MS_CFA_REG,		/* CFA = reg + off */
+	MS_CFA_DEREF,		/* CFA = *(reg + off) + add */
+	MS_CFA_PLT,		/* CFA = rsp + 8 + ((rip & 15) >= off ? 8 : 0) */
+	MS_CFA_SIGNAL,		/* registers lie in the ucontext at reg + off */
+};
+
+/* Where the return address is. */
+enum {
+	MS_RA_AT_CFA = 0,	/* at CFA - 8 */
+	MS_RA_IN_REG = 1,	/* in register number (ra - MS_RA_IN_REG) */
+};
+
+/* The callee-saved registers a rule speaks of, in the order of ms_rule.saved. */
+enum ms_saved {
+	MS_SAVED_RBX,
+	MS_SAVED_RBP,
+	MS_SAVED_R12,
+	MS_SAVED_R13,
+	MS_SAVED_R14,
+	MS_SAVED_R15,
+	MS_NR_SAVED,
+};
+
+enum {
+	MS_SAVED_SAME = 0,	/* unchanged by this function */
+	MS_SAVED_LOST = -1,	/* saved where this format cannot say */
+	/* n > 0: saved at CFA - 8 * n */
+	MS_SAVED_MAX = 127,
+	/* slots up to this are fetched together with the return address */
+	MS_WINDOW_WORDS = 15,
+};
+
+/* 16 bytes, interned: equal rules of all files share one number. */
+struct ms_rule {
+	__u8 cfa;		/* enum ms_cfa */
+	__u8 reg;		/* enum ms_reg */
+	__u8 ra;		/* MS_RA_* */
+	__u8 window;		/* words to read below the CFA, 1..MS_WINDOW_WORDS */
+	__s32 off;
+	__s16 add;
+	__s8 saved[6];		/* MS_NR_SAVED of them */
+};
+
+/* The first rule numbers are fixed. */
+enum {
+	MS_RULE_HOLE,
+	MS_RULE_ROOT,
+	MS_RULE_UNSUPPORTED,
+	MS_FIRST_FREE_RULE,
+};
+
+/* Offsets in the x86-64 signal frame (arch/x86/include/uapi/asm/sigcontext.h,
+ * arch/x86/include/asm/sigframe.h): at a handler's return trampoline rsp points
+ * at the ucontext, and its machine context starts 40 bytes in. */
+enum {
+	MS_UCONTEXT_REGS = 40,
+	/* r8 ... r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip */
+	MS_UCONTEXT_NR_REGS = 17,
+};
+
+/* ---- mappings --------------------------------------------------------- */
+
+/* One executable mapping of a process. A process owns a sorted slice of them. */
+struct ms_mapping {
+	__u64 start;
+	__u64 end;
+	__u64 bias;		/* address in the process - address in the file */
+	__u32 table;		/* index of its ms_table */
+	__u32 kind;		/* enum ms_mapping_kind */
+};
+
+enum ms_mapping_kind {
+	MS_MAPPING_FILE,
+	MS_MAPPING_ANON,	/* generated code: no file, no table */
+	MS_MAPPING_VSYSCALL,
+};
+
+enum {
+	MS_MAPPING_STEPS = 17,	/* binary search over at most 64 Ki mappings */
+	MS_MAX_MAPPINGS = 1 << 16,
+	MS_NO_TABLE = 0xffffffff,
+};
+
+struct ms_process {
+	__u32 first;		/* slice of the mapping array */
+	__u32 count;
+	__u64 generation;	/* of this slice; goes out with each sample */
+	__u64 exec_vm;		/* mm->exec_vm when the mappings were read */
+	__u32 state;		/* enum ms_process_state */
+	__u32 unused;
+};
+
+enum ms_process_state {
+	MS_PROCESS_NEW,		/* seen, mappings not read yet */
+	MS_PROCESS_READY,
+};
+
+/* ---- the walk --------------------------------------------------------- */
+
+/* How a walk ended. Only the first three are complete stacks. */
+enum ms_end {
+	MS_END_NONE,		/* no user part: a kernel thread */
+	MS_END_ROOT,		/* return address undefined: _start, clone, thread start */
+	MS_END_ROOT_ZERO,	/* return address 0, or no unwind information and rbp 0 */
+	MS_END_DEPTH,		/* --max-depth reached */
+	MS_END_NEW_PROCESS,	/* mappings of the process not known yet */
+	MS_END_STALE,		/* mappings changed since they were read */
+	MS_END_NO_MAPPING,	/* address in no executable mapping */
+	MS_END_NO_TABLE,	/* unwind table not loaded (yet) */
+	MS_END_NO_ROW,		/* no unwind information there, and no frame pointer either */
+	MS_END_UNSUPPORTED,	/* a rule that the row format cannot express */
+	MS_END_LOST_REGISTER,	/* the rule needs a register that was not saved */
+	MS_END_UNREADABLE,	/* stack memory could not be read */
+	MS_END_NOT_INCREASING,	/* the stack pointer would not move towards the root */
+	MS_END_COMPAT,		/* 32-bit code */
+	MS_END_NO_REGISTERS,	/* user registers not available */
+	MS_NR_ENDS,
+};
+
+enum {
+	MS_MAX_DEPTH = 1024,	/* user frames; --max-depth cannot ask for more */
+	MS_DEFAULT_DEPTH = 127,
+	MS_MAX_KERNEL = 127,	/* kernel.perf_event_max_stack as shipped */
+};
+
+/*
+ * A user frame is its address; user addresses have 47 (or, with five-level
+ * page tables, 56) bits, so the top byte is free for what the walk knows.
+ */
+#define MS_FRAME_ADDR_MASK 0x00ffffffffffffffULL
+#define MS_FRAME_EXACT (1ULL << 63)	/* the address itself, not a return address */
+#define MS_FRAME_FP (1ULL << 62)	/* reached by a frame pointer, not by a rule */
+
+#endif /* MOONSCOPE_ABI_H */

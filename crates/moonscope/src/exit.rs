@@ -1,0 +1,84 @@
+//! Exit codes, and how a failure is told: one line that says what happened, one that says what to do.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// What the exit status of the command means. `docs/exit-codes.md` says it to users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// Everything was done.
+    Done = 0,
+    /// It could not be done.
+    Failed = 1,
+    /// The command line does not make sense.
+    Usage = 2,
+    /// A privilege or a kernel feature is missing.
+    NotPermitted = 3,
+    /// There is no such target, or it ended before anything was seen.
+    NoTarget = 4,
+    /// The target was there but no sample came.
+    NoSamples = 5,
+    /// Files were written, but something is missing in them.
+    Partial = 6,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        ExitCode::from(code as u8)
+    }
+}
+
+/// A failure: what happened, what to do about it, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    code: Code,
+    what: String,
+    remedy: Option<String>,
+}
+
+impl Failure {
+    /// A failure with this exit code; `what` is lower case, the object first, then the cause.
+    pub fn new(code: Code, what: impl fmt::Display) -> Self {
+        Self { code, what: what.to_string(), remedy: None }
+    }
+
+    /// Adds what the user can do about it.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl fmt::Display) -> Self {
+        self.remedy = Some(remedy.to_string());
+        self
+    }
+
+    /// Prints it to stderr and gives the exit status.
+    pub fn report(&self) -> ExitCode {
+        eprintln!("moonscope: {}", self.what);
+        for line in self.remedy.iter().flat_map(|remedy| remedy.lines()) {
+            eprintln!("  {line}");
+        }
+        self.code.into()
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(err: E) -> Self {
+        let mut what = err.to_string();
+        let mut source = err.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !what.ends_with(&text) {
+                what.push_str(": ");
+                what.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Self::new(Code::Failed, what)
+    }
+}
+
+/// Prints help to stdout with success, and usage errors to stderr with code 2.
+pub fn usage(err: &clap::Error) -> ExitCode {
+    // A closed pipe (`moonscope --help | head`) is no failure of ours.
+    let _ = err.print();
+    if err.use_stderr() { Code::Usage.into() } else { Code::Done.into() }
+}

@@ -1,0 +1,47 @@
+//! The `moonscope` command: arguments, one module per verb, exit codes.
+
+mod convert;
+mod diff;
+mod doctor;
+mod exit;
+mod list;
+mod record;
+mod target;
+
+use clap::{Parser, Subcommand};
+use exit::Failure;
+
+/// Shows where a Linux service spends its time: kernel and native code in one stack, without changing it.
+#[derive(Parser)]
+#[command(name = "moonscope", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Record(record::RecordArgs),
+    Diff(diff::DiffArgs),
+    Convert(convert::ConvertArgs),
+    Doctor(doctor::DoctorArgs),
+    List(list::ListArgs),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) => return exit::usage(&err),
+    };
+    let outcome = match cli.verb {
+        Verb::Record(args) => record::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Convert(args) => convert::run(args),
+        Verb::Doctor(args) => doctor::run(args),
+        Verb::List(args) => list::run(args),
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(failure) => Failure::report(&failure),
+    }
+}
