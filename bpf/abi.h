@@ -153,8 +153,8 @@ struct ms_mapping {
 
 enum ms_mapping_kind {
 	MS_MAPPING_FILE,
-	MS_MAPPING_ANON,	/* generated code: no file, no table */
-	MS_MAPPING_VSYSCALL,
+	MS_MAPPING_NO_TABLE,	/* a file whose table is not loaded */
+	MS_MAPPING_ANON,	/* generated code: no file, no table, perhaps frame pointers */
 };
 
 enum {
@@ -212,5 +212,79 @@ enum {
 #define MS_FRAME_ADDR_MASK 0x00ffffffffffffffULL
 #define MS_FRAME_EXACT (1ULL << 63)	/* the address itself, not a return address */
 #define MS_FRAME_FP (1ULL << 62)	/* reached by a frame pointer, not by a rule */
+
+/* ---- samples and events ----------------------------------------------- */
+
+enum {
+	MS_COMM_LEN = 16,
+	/* copied from the user stack when a sample must be walked in user space */
+	MS_STACK_PAGE = 4096,
+	MS_STACK_PAGES = 8,
+	MS_STACK_BYTES = MS_STACK_PAGES * MS_STACK_PAGE,
+	MS_SAMPLE_FRAMES = MS_MAX_KERNEL + MS_MAX_DEPTH,
+};
+
+/* What stands in the ring buffer; the first word of each record says which. */
+enum ms_event_kind {
+	MS_EVENT_SAMPLE,	/* struct ms_sample */
+	MS_EVENT_FORK,		/* struct ms_event: pid has a new child process */
+	MS_EVENT_EXEC,		/* struct ms_event: pid runs another program */
+	MS_EVENT_EXIT,		/* struct ms_event: the last thread of pid ended */
+};
+
+struct ms_event {
+	__u32 kind;
+	__u32 pid;
+	__u32 child;		/* MS_EVENT_FORK */
+	__u32 unused;
+	__u64 time;
+};
+
+enum {
+	MS_SAMPLE_USER_MODE = 1 << 0,	/* the tick hit user code */
+	MS_SAMPLE_STACK = 1 << 1,	/* registers and a copy of the stack follow the frames */
+	MS_SAMPLE_MAPS_CHANGED = 1 << 2, /* mm->exec_vm is not what it was when the maps were read */
+};
+
+/*
+ * Then follow: nr_kernel addresses leaf first, nr_user frames leaf first, and
+ * with MS_SAMPLE_STACK MS_NR_REGS registers and stack_len bytes from the stack
+ * pointer upwards.
+ */
+struct ms_sample {
+	__u32 kind;		/* MS_EVENT_SAMPLE */
+	__u32 flags;
+	__u64 time;		/* CLOCK_MONOTONIC, nanoseconds */
+	__u64 generation;	/* of the mappings the walk used, see ms_process */
+	__u32 pid;
+	__u32 tid;
+	__u32 cpu;
+	__u16 end;		/* enum ms_end */
+	__u16 nr_kernel;
+	__u16 nr_user;
+	__u16 unused;
+	__u32 stack_len;
+	char comm[MS_COMM_LEN];
+};
+
+/* ---- counters --------------------------------------------------------- */
+
+/* Each tick counts MS_COUNT_FIRED and exactly one of the others. */
+enum ms_count {
+	MS_COUNT_FIRED,
+	MS_COUNT_IDLE,		/* the CPU had nothing to run */
+	MS_COUNT_FILTERED,	/* not a wanted task */
+	MS_COUNT_SENT,		/* in the ring buffer */
+	MS_COUNT_LOST_RING,	/* the ring buffer was full */
+	MS_COUNT_LOST_CPU,	/* CPU number beyond those known at the start */
+	MS_NR_COUNTS,
+};
+
+/* Which tasks are wanted. */
+enum ms_scope {
+	MS_SCOPE_ALL,
+	MS_SCOPE_PIDS,		/* those in the map `targets`, and their later children */
+	MS_SCOPE_CGROUP,	/* below one cgroup of the unified hierarchy, or in `targets` */
+};
 
 #endif /* MOONSCOPE_ABI_H */

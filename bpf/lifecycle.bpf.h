@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Processes that begin, change and end. Raw tracepoints: they need no tracefs.
+ * The arguments: include/trace/events/sched.h.
+ */
+#ifndef MOONSCOPE_LIFECYCLE_H
+#define MOONSCOPE_LIFECYCLE_H
+
+#include "scope.h"
+
+static __always_inline void send_event(__u32 kind, __u32 pid, __u32 child)
+{
+	struct ms_event event = {
+		.kind = kind,
+		.pid = pid,
+		.child = child,
+		.time = bpf_ktime_get_ns(),
+	};
+
+	/* a lost event is no lost sample: the next one of that process asks again */
+	bpf_ringbuf_output(&events, &event, sizeof(event),
+			   kind == MS_EVENT_EXEC ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+/* sched_process_fork(parent, child): children of targets are targets. */
+SEC("raw_tracepoint/sched_process_fork")
+int process_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *parent = (void *)ctx->args[0];
+	struct task_struct *child = (void *)ctx->args[1];
+	__u32 pid = BPF_CORE_READ(parent, tgid);
+	__u32 child_pid = BPF_CORE_READ(child, tgid);
+	__u32 value = 1;
+
+	if (pid == child_pid)
+		return 0;	/* a thread */
+	/* the number may have belonged to a process whose end was not seen */
+	bpf_map_delete_elem(&processes, &child_pid);
+	if (ms_follow_forks && is_target(pid)) {
+		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
+		send_event(MS_EVENT_FORK, pid, child_pid);
+	}
+	return 0;
+}
+
+/* sched_process_exec(task, old_pid, bprm): the old mappings are gone. */
+SEC("raw_tracepoint/sched_process_exec")
+int process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	__u32 pid = BPF_CORE_READ(task, tgid);
+	bool known = bpf_map_delete_elem(&processes, &pid) == 0;
+
+	if (known || ms_report_all_execs || current_is_wanted(pid))
+		send_event(MS_EVENT_EXEC, pid, 0);
+	return 0;
+}
+
+/* sched_process_exit(task, ...): the number may be used again. */
+SEC("raw_tracepoint/sched_process_exit")
+int process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	__u32 pid = BPF_CORE_READ(task, tgid);
+	bool known;
+
+	if (BPF_CORE_READ(task, signal, live.counter) > 0)
+		return 0;	/* other threads live on */
+	known = bpf_map_delete_elem(&processes, &pid) == 0;
+	known |= bpf_map_delete_elem(&targets, &pid) == 0;
+	if (known)
+		send_event(MS_EVENT_EXIT, pid, 0);
+	return 0;
+}
+
+#endif /* MOONSCOPE_LIFECYCLE_H */

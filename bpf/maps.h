@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * All maps and all settings. The sizes here are the smallest; the loader
+ * (moonscope-probe, limits.rs) sets the real ones before it loads.
+ */
+#ifndef MOONSCOPE_MAPS_H
+#define MOONSCOPE_MAPS_H
+
+#include "kernel.h"
+#include "walk_state.h"
+
+/* ---- settings: constants to the verifier ------------------------------ */
+
+const volatile __u32 ms_scope = MS_SCOPE_ALL;	/* enum ms_scope */
+const volatile __u64 ms_cgroup_id;		/* MS_SCOPE_CGROUP */
+const volatile __u32 ms_cgroup_level;
+const volatile bool ms_follow_forks = true;
+/* user space wants to match names of new programs (--comm, --exe) */
+const volatile bool ms_report_all_execs;
+const volatile __u32 ms_max_depth = MS_DEFAULT_DEPTH;
+const volatile bool ms_want_kernel = true;
+const volatile bool ms_want_user = true;
+/* ship a stack copy with each sample, to compare the two walkers (tests) */
+const volatile bool ms_always_copy;
+const volatile __u32 ms_kernel_stack_size = 16384; /* THREAD_SIZE, for kernels before 5.15 */
+
+/* ---- the unwind tables, filled by user space through mmap -------------- */
+
+#define MS_WORDS_MIN 1024
+#define MS_RULES_MIN MS_MAX_RULES
+#define MS_TABLES_MIN 64
+#define MS_MAPPINGS_MIN 64
+
+/* the real lengths of the arrays below, all powers of two, less one */
+const volatile __u64 ms_words_mask = MS_WORDS_MIN - 1;
+const volatile __u64 ms_tables_mask = MS_TABLES_MIN - 1;
+const volatile __u64 ms_mappings_mask = MS_MAPPINGS_MIN - 1;
+
+/* Global variables and not map elements: an access is a plain load, and a
+ * 4-byte word takes 4 bytes (array maps round each element up to 8). */
+__u32 ms_words[MS_WORDS_MIN] SEC(".bss.words");
+struct ms_rule ms_rules[MS_RULES_MIN] SEC(".bss.rules");
+struct ms_table ms_tables[MS_TABLES_MIN] SEC(".bss.tables");
+struct ms_mapping ms_mappings[MS_MAPPINGS_MIN] SEC(".bss.mappings");
+
+/* ---- maps ------------------------------------------------------------- */
+
+/* Wanted thread groups; the value is not used. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} targets SEC(".maps");
+
+/* What is known of a thread group. Deleted at exec and exit in the kernel, so
+ * that an old program's mappings are never used for a new one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct ms_process);
+} processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps");
+
+/* One for each CPU. Not a per-CPU map: its elements may not exceed 32 KiB. */
+struct scratch {
+	__u64 count[MS_NR_COUNTS];
+	struct walk walk;
+	struct pt_regs regs;
+	__u64 next;			/* the free end of `words` */
+	struct ms_sample sample;
+	__u64 words[MS_SAMPLE_FRAMES + MS_NR_REGS + MS_STACK_BYTES / 8];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *scratch_of_this_cpu(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&scratches, &cpu);
+}
+
+/* The CPU's number is not in the map: the count goes to CPU 0, atomically. */
+static __always_inline void count_lost_cpu(void)
+{
+	__u32 cpu = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &cpu);
+
+	if (!s)
+		return;
+	__sync_fetch_and_add(&s->count[MS_COUNT_FIRED], 1);
+	__sync_fetch_and_add(&s->count[MS_COUNT_LOST_CPU], 1);
+}
+
+#endif /* MOONSCOPE_MAPS_H */

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The user registers of the running task, wherever the tick hit it (x86-64). */
+#ifndef MOONSCOPE_REGISTERS_H
+#define MOONSCOPE_REGISTERS_H
+
+#include "maps.h"
+
+/* arch/x86/include/asm/segment.h: 32-bit user code runs with this selector */
+#define MS_USER32_CS 0x23
+
+static __always_inline int is_user_mode(const struct pt_regs *regs)
+{
+	return (regs->cs & 3) == 3;
+}
+
+/*
+ * A tick in kernel code: the user registers were saved at the top of the kernel
+ * stack when the kernel was entered.
+ */
+static __always_inline int saved_user_regs(struct task_struct *task, struct pt_regs *to)
+{
+	__u64 from;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_task_pt_regs___probe)) {
+		from = (__u64)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf());
+	} else {
+		/* task_pt_regs() of kernels before 5.15; no padding on x86-64 there */
+		from = (__u64)BPF_CORE_READ(task, stack) + ms_kernel_stack_size - sizeof(*to);
+	}
+	return bpf_probe_read_kernel(to, sizeof(*to), (const void *)from);
+}
+
+static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs *regs)
+{
+	w->reg[MS_REG_RAX] = regs->ax;
+	w->reg[MS_REG_RDX] = regs->dx;
+	w->reg[MS_REG_RCX] = regs->cx;
+	w->reg[MS_REG_RBX] = regs->bx;
+	w->reg[MS_REG_RSI] = regs->si;
+	w->reg[MS_REG_RDI] = regs->di;
+	w->reg[MS_REG_RBP] = regs->bp;
+	w->reg[MS_REG_RSP] = regs->sp;
+	w->reg[MS_REG_R8] = regs->r8;
+	w->reg[MS_REG_R9] = regs->r9;
+	w->reg[MS_REG_R10] = regs->r10;
+	w->reg[MS_REG_R11] = regs->r11;
+	w->reg[MS_REG_R12] = regs->r12;
+	w->reg[MS_REG_R13] = regs->r13;
+	w->reg[MS_REG_R14] = regs->r14;
+	w->reg[MS_REG_R15] = regs->r15;
+	w->reg[MS_REG_RIP] = regs->ip;
+	w->valid = (1U << MS_NR_REGS) - 1;
+	w->depth = 0;
+	w->exact = 1;
+	w->by_fp = 0;
+	w->end = MS_END_NONE;
+	w->max_depth = ms_max_depth;
+	w->here.start = 0;
+	w->here.end = 0;
+}
+
+#endif /* MOONSCOPE_REGISTERS_H */

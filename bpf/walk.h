@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The walker: from the registers of a user thread to its frames, leaf first,
+ * one frame a step.
+ *
+ * The same code runs in BPF and, for unit tests and fuzzers, on the host. Who
+ * includes it defines first:
+ *
+ *   ms_read_user(w, dst, len, addr)   copies user memory, 0 on success
+ *   ms_word(index)                    a word of the shared table array
+ *   ms_rule(number)                   const struct ms_rule *, never NULL
+ *   ms_table(index)                   const struct ms_table *, never NULL
+ *   ms_mapping(index)                 const struct ms_mapping *, never NULL
+ *   ms_emit(w, frame)                 stores a frame, 0 on success
+ *
+ * An index beyond the end may give any element, but never a fault.
+ *
+ * The sources of the rules: DWARF 5 section 6.4, psABI x86-64 section 3.7.
+ */
+#ifndef MOONSCOPE_WALK_H
+#define MOONSCOPE_WALK_H
+
+#include "walk_state.h"
+
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+#define MS_BIT(reg) (1U << (reg))
+
+/* What a called function must keep (psABI figure 3.4), and what a walk always has. */
+#define MS_KEPT (MS_BIT(MS_REG_RBX) | MS_BIT(MS_REG_RBP) | MS_BIT(MS_REG_R12) | \
+		 MS_BIT(MS_REG_R13) | MS_BIT(MS_REG_R14) | MS_BIT(MS_REG_R15) | \
+		 MS_BIT(MS_REG_RSP) | MS_BIT(MS_REG_RIP))
+
+static __always_inline int ms_stop(struct walk *w, __u32 end)
+{
+	w->end = end;
+	return 1;
+}
+
+/* Anything above is the kernel's, or no address at all (non-canonical). */
+static __always_inline int ms_is_user_address(__u64 address)
+{
+	return address <= MS_FRAME_ADDR_MASK;
+}
+
+static __always_inline int ms_covers(const struct ms_mapping *m, __u64 pc)
+{
+	return m->start <= pc && pc < m->end;
+}
+
+/*
+ * All ones if a <= b, else 0. The searches below use it in place of a branch:
+ * the verifier follows both ways of each branch, which for a binary search is
+ * two to the power of its steps. Both numbers are below 2^63.
+ */
+static __always_inline __u64 ms_mask_if_le(__u64 a, __u64 b)
+{
+	return (__u64)((__s64)(a - b - 1) >> 63);
+}
+
+/* Sets w->here to the mapping of pc. */
+static __always_inline int ms_find_mapping(struct walk *w, __u64 pc)
+{
+	/* how many start at or before pc: `found`, and up to `left` more */
+	__u64 found = 0, left = w->count;
+	const struct ms_mapping *m;
+
+	if (ms_covers(&w->here, pc))
+		return 0;
+	if (!ms_is_user_address(pc))
+		return -1;
+	for (int i = 0; i < MS_MAPPING_STEPS && left; i++) {
+		__u64 half = (left + 1) / 2;
+
+		m = ms_mapping(w->first + found + half - 1);
+		found += half & ms_mask_if_le(m->start, pc);
+		left /= 2;
+	}
+	if (!found)
+		return -1;
+	m = ms_mapping(w->first + found - 1);
+	if (!ms_covers(m, pc))
+		return -1;
+	w->here = *m;
+	return 0;
+}
+
+/* The number of the rule in force at `vaddr` of the file that `t` describes. */
+static __always_inline __u32 ms_find_rule(const struct ms_table *t, __u64 vaddr)
+{
+	__u64 page = (vaddr - t->base) >> MS_PAGE_SHIFT;
+	__u32 wanted = ((__u32)(vaddr - t->base) << 16) | 0xffff;
+	/* how many rows start at or before vaddr: `found`, and up to `left` more */
+	__u64 found, left;
+
+	if (vaddr < t->base || page >= t->nr_pages)
+		return MS_RULE_HOLE;
+	found = ms_word((__u64)t->pages + page);
+	left = ms_word((__u64)t->pages + page + 1) - found;
+	for (int i = 0; i < MS_SEARCH_STEPS && left; i++) {
+		__u64 half = (left + 1) / 2;
+
+		found += half & ms_mask_if_le(ms_word(t->rows + found + half - 1), wanted);
+		left /= 2;
+	}
+	if (!found)
+		return MS_RULE_HOLE;
+	return ms_word(t->rows + found - 1) & 0xffff;
+}
+
+/*
+ * Does a call instruction end just before this address? Direct calls (e8), and
+ * indirect ones (ff /2) in all their lengths; `code` are the 7 bytes before.
+ */
+static __always_inline int ms_ends_with_call(const __u8 *code)
+{
+	if (code[2] == 0xe8)					/* call rel32 */
+		return 1;
+	if (code[5] == 0xff && (code[6] & 0xf8) == 0xd0)	/* call reg */
+		return 1;
+	if (code[5] == 0xff && (code[6] & 0xf8) == 0x10)	/* call [reg] */
+		return 1;
+	if (code[4] == 0xff && ((code[5] & 0xf8) == 0x50 || code[5] == 0x14))
+		return 1;			/* call [reg + disp8], [reg + reg] */
+	if (code[3] == 0xff && code[4] == 0x54)		/* call [reg + reg + disp8] */
+		return 1;
+	if (code[1] == 0xff && ((code[2] & 0xf8) == 0x90 || code[2] == 0x15))
+		return 1;			/* call [reg + disp32], [rip + disp32] */
+	return code[0] == 0xff && (code[1] == 0x94 || code[1] == 0x14); /* with SIB and disp32 */
+}
+
+/*
+ * One frame-pointer step, where no unwind information exists. rbp may hold
+ * anything, so the result must look like a frame: on the stack, and returning
+ * behind a call instruction.
+ */
+static __always_inline int ms_step_by_fp(struct walk *w)
+{
+	__u64 fp = w->reg[MS_REG_RBP];
+	__u64 *pair = w->window;
+
+	if (!(w->valid & MS_BIT(MS_REG_RBP)))
+		return ms_stop(w, MS_END_NO_ROW);
+	if (!fp)
+		return ms_stop(w, MS_END_ROOT_ZERO);
+	if ((fp & 7) || fp < w->reg[MS_REG_RSP])
+		return ms_stop(w, MS_END_NO_ROW);
+	if (ms_read_user(w, pair, 16, fp))
+		return ms_stop(w, MS_END_NO_ROW);
+	if (!pair[1])
+		return ms_stop(w, MS_END_ROOT_ZERO);
+	if (ms_read_user(w, &w->window[2], 8, pair[1] - 8) ||
+	    !ms_ends_with_call((const __u8 *)&w->window[2] + 1))
+		return ms_stop(w, MS_END_NO_ROW);
+	w->reg[MS_REG_RIP] = pair[1];
+	w->reg[MS_REG_RSP] = fp + 16;
+	w->reg[MS_REG_RBP] = pair[0];
+	/* the others may have been saved anywhere */
+	w->valid = MS_BIT(MS_REG_RIP) | MS_BIT(MS_REG_RSP) | MS_BIT(MS_REG_RBP);
+	w->exact = 0;
+	w->by_fp = 1;
+	return 0;
+}
+
+/* All registers come back from the signal frame that the kernel pushed. */
+static __always_inline int ms_step_signal(struct walk *w, const struct ms_rule *rule)
+{
+	/* struct sigcontext begins with these, in this order */
+	static const __u8 order[MS_UCONTEXT_NR_REGS] = {
+		MS_REG_R8, MS_REG_R9, MS_REG_R10, MS_REG_R11, MS_REG_R12, MS_REG_R13,
+		MS_REG_R14, MS_REG_R15, MS_REG_RDI, MS_REG_RSI, MS_REG_RBP, MS_REG_RBX,
+		MS_REG_RDX, MS_REG_RAX, MS_REG_RCX, MS_REG_RSP, MS_REG_RIP,
+	};
+	__u64 context = w->reg[rule->reg & 15] + (__s64)rule->off + MS_UCONTEXT_REGS;
+
+	if (ms_read_user(w, w->window, MS_UCONTEXT_NR_REGS * 8, context))
+		return ms_stop(w, MS_END_UNREADABLE);
+#pragma unroll
+	for (int i = 0; i < MS_UCONTEXT_NR_REGS; i++)
+		w->reg[order[i]] = w->window[i];
+	w->valid = (1U << MS_NR_REGS) - 1;
+	w->exact = 1;
+	w->by_fp = 0;
+	return 0;
+}
+
+static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rule, __u64 *cfa)
+{
+	__u32 reg = rule->reg & 15;
+	__u64 base;
+
+	if (!(w->valid & MS_BIT(reg)))
+		return ms_stop(w, MS_END_LOST_REGISTER);
+	base = w->reg[reg];
+	switch (rule->cfa) {
+	case MS_CFA_REG:
+		*cfa = base + (__s64)rule->off;
+		return 0;
+	case MS_CFA_DEREF:
+		if (ms_read_user(w, w->window, 8, base + (__s64)rule->off))
+			return ms_stop(w, MS_END_UNREADABLE);
+		*cfa = w->window[0] + (__s64)rule->add;
+		return 0;
+	case MS_CFA_PLT:
+		*cfa = w->reg[MS_REG_RSP] + 8;
+		if ((w->reg[MS_REG_RIP] & 15) >= (__u32)rule->off)
+			*cfa += 8;
+		return 0;
+	}
+	return ms_stop(w, MS_END_UNSUPPORTED);
+}
+
+/* Register `reg` of the caller, from the words below the CFA. */
+#define MS_RESTORE(w, rule, cfa, words, which, number)				\
+	do {									\
+		__s32 slot = (rule)->saved[which];				\
+		if (slot < 0) {							\
+			(w)->valid &= ~MS_BIT(number);				\
+		} else if (slot > 0 && slot <= (__s32)(words)) {		\
+			(w)->reg[number] =					\
+				(w)->window[((words) - slot) & (MS_WINDOW_BUFFER - 1)]; \
+			(w)->valid |= MS_BIT(number);				\
+		} else if (slot > 0) {						\
+			if (ms_read_user((w), &(w)->reg[number], 8, (cfa) - 8 * slot)) \
+				(w)->valid &= ~MS_BIT(number);			\
+			else							\
+				(w)->valid |= MS_BIT(number);			\
+		}								\
+	} while (0)
+
+static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule *rule)
+{
+	__u32 words = rule->window & 15;
+	__u64 cfa, pc;
+
+	if (ms_find_cfa(w, rule, &cfa))
+		return 1;
+	if (cfa <= w->reg[MS_REG_RSP] || (cfa & 7))
+		return ms_stop(w, MS_END_NOT_INCREASING);
+	/* the return address and the saved registers lie side by side: one read */
+	if (words && ms_read_user(w, w->window, words * 8, cfa - words * 8))
+		return ms_stop(w, MS_END_UNREADABLE);
+	if (rule->ra == MS_RA_AT_CFA) {
+		if (!words)
+			return ms_stop(w, MS_END_UNSUPPORTED);
+		pc = w->window[words - 1];
+	} else {
+		__u32 reg = (rule->ra - MS_RA_IN_REG) & 15;
+
+		if (!(w->valid & MS_BIT(reg)))
+			return ms_stop(w, MS_END_LOST_REGISTER);
+		pc = w->reg[reg];
+	}
+	w->valid &= MS_KEPT;
+	MS_RESTORE(w, rule, cfa, words, MS_SAVED_RBX, MS_REG_RBX);
+	MS_RESTORE(w, rule, cfa, words, MS_SAVED_RBP, MS_REG_RBP);
+	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R12, MS_REG_R12);
+	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R13, MS_REG_R13);
+	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R14, MS_REG_R14);
+	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R15, MS_REG_R15);
+	w->reg[MS_REG_RSP] = cfa;
+	w->reg[MS_REG_RIP] = pc;
+	w->exact = 0;
+	w->by_fp = 0;
+	if (!pc)
+		return ms_stop(w, MS_END_ROOT_ZERO);
+	return 0;
+}
+
+/*
+ * One step of the walk: stores this frame and turns its registers into those
+ * of its caller. Returns 1 to stop. Every stop has set w->end; nothing else
+ * ends a walk.
+ */
+static __always_inline int walk_step(struct walk *w)
+{
+	__u64 pc = w->reg[MS_REG_RIP];
+	/* a return address may be the first byte of the next function */
+	__u64 lookup = w->exact ? pc : pc - 1;
+	__u64 frame = pc & MS_FRAME_ADDR_MASK;
+	const struct ms_table *table;
+	const struct ms_rule *rule;
+	int known;
+
+	if (w->depth >= w->max_depth)
+		return ms_stop(w, MS_END_DEPTH);
+	known = ms_find_mapping(w, lookup) == 0;
+	if (w->exact)
+		frame |= MS_FRAME_EXACT;
+	if (w->by_fp)
+		frame |= MS_FRAME_FP;
+	/* where the thread is now is true whatever we know of it; a caller is not */
+	if (known || !w->depth) {
+		if (ms_emit(w, frame))
+			return ms_stop(w, MS_END_DEPTH);
+		w->depth++;
+	}
+	if (!known)
+		return ms_stop(w, w->by_fp ? MS_END_NO_ROW : MS_END_NO_MAPPING);
+	if (w->here.kind == MS_MAPPING_ANON)
+		return ms_step_by_fp(w);
+	if (w->here.kind == MS_MAPPING_NO_TABLE)
+		return ms_stop(w, MS_END_NO_TABLE);
+	table = ms_table(w->here.table);
+	if (table->state == MS_TABLE_EMPTY)
+		return ms_stop(w, MS_END_NO_TABLE);
+	if (table->state == MS_TABLE_NO_INFO)
+		return ms_step_by_fp(w);
+	rule = ms_rule(ms_find_rule(table, lookup - w->here.bias));
+	switch (rule->cfa) {
+	case MS_CFA_HOLE:
+		return ms_step_by_fp(w);
+	case MS_CFA_ROOT:
+		return ms_stop(w, MS_END_ROOT);
+	case MS_CFA_SIGNAL:
+		return ms_step_signal(w, rule);
+	default:
+		return ms_step_by_rule(w, rule);
+	}
+}
+
+#endif /* MOONSCOPE_WALK_H */

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The walker in the kernel: what walk.h asks of its surroundings, and the two
+ * loops around its step. The loader takes the first one that the running
+ * kernel accepts.
+ */
+#ifndef MOONSCOPE_WALK_BPF_H
+#define MOONSCOPE_WALK_BPF_H
+
+#include "maps.h"
+
+/* A mask in place of a check: no branch, and plainly within bounds. */
+static __always_inline __u32 ms_word(__u64 index)
+{
+	return ms_words[index & ms_words_mask];
+}
+
+static __always_inline const struct ms_table *ms_table(__u64 index)
+{
+	return &ms_tables[index & ms_tables_mask];
+}
+
+static __always_inline const struct ms_mapping *ms_mapping(__u64 index)
+{
+	return &ms_mappings[index & ms_mappings_mask];
+}
+
+static __always_inline const struct ms_rule *ms_rule(__u64 number)
+{
+	return &ms_rules[number & (MS_MAX_RULES - 1)];
+}
+
+static __always_inline int ms_emit(struct walk *w, __u64 frame)
+{
+	struct scratch *s = container_of(w, struct scratch, walk);
+	__u64 next = s->next;
+
+	if (next >= MS_SAMPLE_FRAMES)
+		return -1;
+	/* the compiler must not compute the address before the check */
+	asm volatile("" : "+r"(next));
+	s->words[next] = frame;
+	s->next = next + 1;
+	return 0;
+}
+
+#define ms_read_user(w, dst, len, addr) \
+	bpf_probe_read_user(dst, len, (const void *)(addr))
+
+#include "walk.h"
+
+struct walk_context {
+	struct walk *walk;
+};
+
+static long walk_loop_step(__u32 i, void *context)
+{
+	return walk_step(((struct walk_context *)context)->walk);
+}
+
+/* For 5.17 and later: any depth in one call. */
+static __always_inline void walk_with_bpf_loop(struct scratch *s)
+{
+	struct walk_context context = { .walk = &s->walk };
+
+	/* one turn more than frames: the last one sees that the limit is reached */
+	bpf_loop(MS_MAX_DEPTH + 1, walk_loop_step, &context, 0);
+}
+
+/*
+ * A global function is verified once and not for each of its calls, so that a
+ * plain loop around it stays within what kernels before 5.17 verify.
+ */
+__noinline int walk_step_of_cpu(__u32 cpu)
+{
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &cpu);
+
+	return s ? walk_step(&s->walk) : 1;
+}
+
+static __always_inline void walk_with_plain_loop(__u32 cpu)
+{
+	for (int i = 0; i <= MS_MAX_DEPTH; i++)
+		if (walk_step_of_cpu(cpu))
+			break;
+}
+
+#endif /* MOONSCOPE_WALK_BPF_H */

@@ -1,0 +1,312 @@
+//! What becomes of each record: counted at once, or kept until the mappings of its process are known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use moonscope_process::Pid;
+use moonscope_unwind::{WalkEnd, WalkFrame, abi};
+use rustc_hash::FxHashMap;
+
+use crate::executables::Executables;
+use crate::limits::REMEMBERED_STACKS;
+use crate::processes::{Generation, Processes};
+use crate::sample::{RawSample, Record, comm_bytes};
+use crate::stacks::{RawFrame, RawStackId, RawStacks, Thread};
+use crate::tables::TableStore;
+use crate::user_walk::walk_copy;
+
+/// Why a stack is cut, where no walk got to say so.
+const ENDED_EARLY: &str = "process ended before its mappings could be read";
+const MAPPING_CHANGED: &str = "mapping changed while the sample was taken";
+const NOT_PERMITTED: &str = "mappings of the process may not be read";
+
+/// What came out of the ring buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Samples whose stack is complete.
+    pub complete: u64,
+    /// Samples whose stack is cut, by reason.
+    pub truncated: BTreeMap<&'static str, u64>,
+    /// Of both: samples that were walked in user space.
+    pub walked_here: u64,
+    /// Of both: samples with at least one frame found by a frame pointer.
+    pub by_frame_pointer: u64,
+    /// Records that were none of ours; more than 0 is a defect.
+    pub malformed: u64,
+}
+
+impl Received {
+    /// All samples.
+    pub fn samples(&self) -> u64 {
+        self.complete + self.truncated.values().sum::<u64>()
+    }
+}
+
+/// What the session wants to hear of while it drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A target has a new child, which is a target too.
+    Forked(Pid),
+    /// A process runs a new program now.
+    Executed(Pid),
+    /// A process ended.
+    Ended(Pid),
+}
+
+/// The receiving end of the ring buffer.
+pub struct Drain {
+    /// All files met.
+    pub executables: Executables,
+    /// All processes known.
+    pub processes: Processes,
+    /// Tables in the kernel's reach.
+    pub tables: TableStore,
+    /// The result.
+    pub stacks: RawStacks,
+    /// What came.
+    pub received: Received,
+    /// Processes that came, changed or went since the last look.
+    pub changes: Vec<Change>,
+    max_depth: u32,
+    waiting: Vec<Vec<u64>>,
+    remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
+    key: Vec<u64>,
+}
+
+/// How a sample is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Verdict {
+    /// `None`: complete.
+    cut: Option<&'static str>,
+    by_frame_pointer: bool,
+}
+
+impl Drain {
+    /// Nothing received yet.
+    pub fn new(processes: Processes, tables: TableStore, max_depth: u32) -> Self {
+        Self {
+            executables: Executables::default(),
+            processes,
+            tables,
+            stacks: RawStacks::default(),
+            received: Received::default(),
+            changes: Vec::new(),
+            max_depth,
+            waiting: Vec::new(),
+            remembered: FxHashMap::default(),
+            key: Vec::new(),
+        }
+    }
+
+    /// Takes one record.
+    pub fn take(&mut self, bytes: &[u8]) {
+        match Record::parse(bytes) {
+            Some(Record::Sample(sample)) if needs_mappings(&sample) => self.waiting.push(words_of(bytes)),
+            Some(Record::Sample(sample)) => self.count(&sample),
+            Some(Record::Event(event)) => self.notice(&event),
+            None => self.received.malformed += 1,
+        }
+    }
+
+    /// Reads the mappings of a process that will be sampled.
+    pub fn scan(&mut self, pid: Pid) -> Result<(), moonscope_process::ProcessError> {
+        self.processes.scan(pid, &mut self.executables, &mut self.tables)
+    }
+
+    /// Deals with what waits for mappings.
+    pub fn settle(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
+        for words in &waiting {
+            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else { continue };
+            let pid = sample.head.pid;
+            let failed = *scanned.entry(pid).or_insert_with(|| match self.scan(pid) {
+                Ok(()) => None,
+                Err(err) if err.is_permission() => Some(NOT_PERMITTED),
+                Err(_) => Some(ENDED_EARLY),
+            });
+            self.count_late(&sample, failed);
+        }
+    }
+
+    fn notice(&mut self, event: &abi::ms_event) {
+        match event.kind {
+            abi::MS_EVENT_FORK => {
+                // the child runs in a copy of what the parent has: known before its first sample
+                let _ = self.scan(event.child);
+                self.changes.push(Change::Forked(event.child));
+            }
+            abi::MS_EVENT_EXEC => {
+                self.forget(event.pid);
+                let _ = self.scan(event.pid);
+                self.changes.push(Change::Executed(event.pid));
+            }
+            _ => {
+                self.forget(event.pid);
+                self.changes.push(Change::Ended(event.pid));
+            }
+        }
+    }
+
+    /// The program that `pid` ran is gone. What waits of it gets what is known.
+    fn forget(&mut self, pid: Pid) {
+        let (ours, others) = std::mem::take(&mut self.waiting).into_iter().partition(|words| {
+            matches!(Record::parse(bytes_of(words)), Some(Record::Sample(sample)) if sample.head.pid == pid)
+        });
+        self.waiting = others;
+        let ours: Vec<Vec<u64>> = ours;
+        for words in &ours {
+            if let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) {
+                self.count_late(&sample, Some(ENDED_EARLY));
+            }
+        }
+        self.processes.forget(pid, &mut self.executables);
+    }
+
+    /// Counts a sample that the kernel side walked with mappings that still hold.
+    fn count(&mut self, sample: &RawSample<'_>) {
+        let head = &sample.head;
+        self.key.clear();
+        self.key.extend([u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel), head.generation]);
+        self.key.extend_from_slice(sample.frames());
+        let generation = self.processes.generation(head.pid, head.generation).cloned();
+        if let Some(&(stack, verdict)) = self.remembered.get(self.key.as_slice()) {
+            self.add(sample, stack, generation.as_deref(), verdict);
+            return;
+        }
+        let end = sample.end();
+        let frames = user_frames(sample.user());
+        let Some((stack, verdict)) = self.place(sample, generation.as_deref(), &frames, cut_of(end)) else { return };
+        if self.remembered.len() >= REMEMBERED_STACKS {
+            self.remembered.clear();
+        }
+        self.remembered.insert(self.key.as_slice().into(), (stack, verdict));
+        self.add(sample, stack, generation.as_deref(), verdict);
+    }
+
+    /// Counts a sample for which the mappings were read (or `failed` to be) after it was taken.
+    fn count_late(&mut self, sample: &RawSample<'_>, failed: Option<&'static str>) {
+        let head = &sample.head;
+        let newest = self.processes.newest(head.pid).cloned();
+        let used = self.processes.generation(head.pid, head.generation).cloned();
+        let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
+            (Some((registers, stack)), Some(newest), _) => {
+                self.received.walked_here += 1;
+                let walk = walk_copy(newest, &mut self.executables, head.pid, registers, stack, self.max_depth);
+                (Some(newest), walk.frames, cut_of(walk.end))
+            }
+            (Some((registers, _)), None, _) => {
+                let addr = registers.regs[abi::MS_REG_RIP as usize];
+                let leaf = WalkFrame { addr, exact: true, fp: false };
+                (None, vec![leaf], Some(failed.unwrap_or(ENDED_EARLY)))
+            }
+            (None, newest, used) => {
+                let mut frames = user_frames(sample.user());
+                let mut cut = cut_of(sample.end());
+                if let (Some(newest), Some(used)) = (newest, used)
+                    && let Some(changed) = frames.iter().position(|frame| moved(frame, used, newest))
+                {
+                    frames.truncate(changed);
+                    cut = Some(MAPPING_CHANGED);
+                }
+                (used.as_ref().or(newest.as_ref()), frames, cut)
+            }
+        };
+        if let Some((stack, verdict)) = self.place(sample, generation.map(Arc::as_ref), &frames, cut) {
+            self.add(sample, stack, generation.map(Arc::as_ref), verdict);
+        }
+    }
+
+    /// Interns the stack of a sample: cut mark, user frames, kernel frames, root first.
+    fn place(
+        &mut self,
+        sample: &RawSample<'_>,
+        generation: Option<&Generation>,
+        user: &[WalkFrame],
+        cut: Option<&'static str>,
+    ) -> Option<(RawStackId, Verdict)> {
+        let kernel = sample.kernel();
+        let kernel_frames = kernel.iter().enumerate().rev().map(|(depth, &addr)| {
+            RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) })
+        });
+        let user_frames = user.iter().rev().map(|frame| locate(frame, generation));
+        // a sample without any frame still is one
+        let nothing = (user.is_empty() && kernel.is_empty() && cut.is_none()).then_some(RawFrame::Unknown);
+        let stack = self.stacks.intern(
+            cut.map(RawFrame::Cut).into_iter().chain(user_frames).chain(kernel_frames).chain(nothing),
+        )?;
+        let by_frame_pointer = user.iter().any(|frame| frame.fp);
+        Some((stack, Verdict { cut, by_frame_pointer }))
+    }
+
+    fn add(&mut self, sample: &RawSample<'_>, stack: RawStackId, generation: Option<&Generation>, verdict: Verdict) {
+        let head = &sample.head;
+        match verdict.cut {
+            None => self.received.complete += 1,
+            Some(reason) => *self.received.truncated.entry(reason).or_default() += 1,
+        }
+        self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer);
+        self.stacks.add(stack, Thread {
+            process: generation.map(|generation| generation.process),
+            pid: head.pid,
+            tid: head.tid,
+            comm: comm_bytes(&head.comm),
+        });
+    }
+}
+
+/// Must the mappings be read before this sample can be counted?
+fn needs_mappings(sample: &RawSample<'_>) -> bool {
+    sample.copy().is_some() || sample.maps_changed()
+}
+
+fn cut_of(end: WalkEnd) -> Option<&'static str> {
+    (!end.is_complete()).then(|| end.phrase())
+}
+
+fn user_frames(frames: &[u64]) -> Vec<WalkFrame> {
+    frames
+        .iter()
+        .map(|frame| WalkFrame {
+            addr: frame & abi::MS_FRAME_ADDR_MASK,
+            exact: frame & abi::MS_FRAME_EXACT != 0,
+            fp: frame & u64::from(abi::MS_FRAME_FP) != 0,
+        })
+        .collect()
+}
+
+/// The address to look up: a return address may be the first byte of the next function.
+fn lookup_addr(frame: &WalkFrame) -> u64 {
+    if frame.exact { frame.addr } else { frame.addr.wrapping_sub(1) }
+}
+
+/// Is something else mapped at this frame now than when it was walked? What is mapped no longer was
+/// there then.
+fn moved(frame: &WalkFrame, used: &Generation, newest: &Generation) -> bool {
+    let addr = lookup_addr(frame);
+    match (used.find(addr), newest.find(addr)) {
+        (Some(then), Some(now)) => (then.executable, then.bias) != (now.executable, now.bias),
+        _ => false,
+    }
+}
+
+fn locate(frame: &WalkFrame, generation: Option<&Generation>) -> RawFrame {
+    let addr = lookup_addr(frame);
+    let Some((generation, mapping)) = generation.and_then(|generation| Some((generation, generation.find(addr)?))) else {
+        return RawFrame::Unknown;
+    };
+    let offset = addr.wrapping_sub(mapping.bias);
+    match mapping.executable {
+        Some(executable) => RawFrame::File { executable, vaddr: offset },
+        None => RawFrame::Memory { process: generation.process, name: Arc::clone(&mapping.name), addr, offset },
+    }
+}
+
+fn words_of(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect()
+}
+
+fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: the memory of words may be looked at as bytes.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+}

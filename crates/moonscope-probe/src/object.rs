@@ -1,0 +1,255 @@
+//! The BPF object: settings in, programs verified, the first walker loop that this kernel takes.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{Link, OpenObject, PrintLevel, libbpf_sys};
+use moonscope_unwind::abi;
+
+use crate::clock::possible_cpus;
+use crate::error::ProbeError;
+use crate::limits::Limits;
+use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder};
+
+/// Which loop walks the user stack in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalkLoop {
+    /// The helper `bpf_loop` (Linux 5.17).
+    BpfLoop,
+    /// A plain bounded loop around a function that is verified once.
+    PlainLoop,
+}
+
+impl WalkLoop {
+    /// A few words for a report.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Self::BpfLoop => "in the kernel (bpf_loop)",
+            Self::PlainLoop => "in the kernel (plain loop)",
+        }
+    }
+}
+
+/// What is constant while the programs run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `enum ms_scope`.
+    pub scope: u32,
+    /// Cgroup id and level for `MS_SCOPE_CGROUP`.
+    pub cgroup: (u64, u32),
+    /// Later children of targets are targets.
+    pub follow_forks: bool,
+    /// Tell of every exec on the machine, so that names can be matched.
+    pub report_all_execs: bool,
+    /// User frames at most.
+    pub max_depth: u32,
+    /// Take kernel stacks.
+    pub kernel_stacks: bool,
+    /// Take user stacks.
+    pub user_stacks: bool,
+    /// Ship registers and stack with every sample, to compare the walkers.
+    pub always_copy_stack: bool,
+    /// Use this loop and no other (tests).
+    pub force_loop: Option<WalkLoop>,
+}
+
+/// The loaded object. Programs are detached and maps freed when it is dropped.
+pub struct Object {
+    pub(crate) skel: MoonscopeSkel<'static>,
+    /// Which loop the kernel took.
+    pub walk_loop: WalkLoop,
+    /// CPU numbers that the kernel side has room for.
+    pub cpus: usize,
+    links: Vec<Link>,
+}
+
+impl Object {
+    /// Loads the object with the first walker loop that the kernel takes.
+    pub fn load(settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
+        if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+            return Err(ProbeError::NoBtf);
+        }
+        if let Some(only) = settings.force_loop {
+            return Self::load_with(only, settings, limits);
+        }
+        Self::load_with(WalkLoop::BpfLoop, settings, limits).or_else(|first| match first {
+            ProbeError::NotPermitted { .. } => Err(first),
+            _ => Self::load_with(WalkLoop::PlainLoop, settings, limits),
+        })
+    }
+
+    fn load_with(walk_loop: WalkLoop, settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
+        let cpus = possible_cpus().map_err(|source| ProbeError::Io { what: "cannot list the possible CPUs", source })?;
+        let messages = Messages::capture();
+        let refused = |err: libbpf_rs::Error| match err.kind() {
+            libbpf_rs::ErrorKind::PermissionDenied if !messages.mention_verifier() => {
+                ProbeError::NotPermitted { what: "cannot load BPF programs" }
+            }
+            _ => ProbeError::Load { reason: messages.last_words(&err) },
+        };
+
+        // the skeleton borrows this for as long as it lives, which is as long as the program records
+        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let mut open = MoonscopeSkelBuilder::default().open(storage).map_err(&refused)?;
+        let (other_tick, constants) = match walk_loop {
+            WalkLoop::BpfLoop => (&mut open.progs.cpu_tick_plain_loop, &mut open.maps.rodata_data),
+            WalkLoop::PlainLoop => (&mut open.progs.cpu_tick_bpf_loop, &mut open.maps.rodata_data),
+        };
+        other_tick.set_autoload(false);
+        let Some(constants) = constants.as_deref_mut() else {
+            return Err(ProbeError::Load { reason: "the object has no settings section".into() });
+        };
+        constants.ms_scope = settings.scope;
+        (constants.ms_cgroup_id, constants.ms_cgroup_level) = settings.cgroup;
+        constants.ms_follow_forks = settings.follow_forks;
+        constants.ms_report_all_execs = settings.report_all_execs;
+        constants.ms_max_depth = settings.max_depth;
+        constants.ms_want_kernel = settings.kernel_stacks;
+        constants.ms_want_user = settings.user_stacks;
+        constants.ms_always_copy = settings.always_copy_stack;
+        constants.ms_words_mask = limits.words as u64 - 1;
+        constants.ms_tables_mask = limits.tables as u64 - 1;
+        constants.ms_mappings_mask = limits.mappings as u64 - 1;
+
+        let maps = &mut open.maps;
+        maps.bss_words.set_value_size((limits.words * 4) as u32).map_err(&refused)?;
+        maps.bss_tables.set_value_size((limits.tables * size_of::<abi::ms_table>()) as u32).map_err(&refused)?;
+        maps.bss_mappings.set_value_size((limits.mappings * size_of::<abi::ms_mapping>()) as u32).map_err(&refused)?;
+        maps.processes.set_max_entries(limits.processes as u32).map_err(&refused)?;
+        maps.targets.set_max_entries(limits.targets as u32).map_err(&refused)?;
+        maps.scratches.set_max_entries(cpus as u32).map_err(&refused)?;
+        maps.events.set_max_entries(limits.ring_bytes).map_err(&refused)?;
+
+        let skel = open.load().map_err(&refused)?;
+        Ok(Self { skel, walk_loop, cpus, links: Vec::new() })
+    }
+
+    /// Attaches the programs that notice processes beginning, changing and ending.
+    pub fn attach_lifecycle(&mut self) -> Result<(), ProbeError> {
+        let progs = &mut self.skel.progs;
+        for (program, name) in [
+            (&mut progs.process_fork, "process_fork"),
+            (&mut progs.process_exec, "process_exec"),
+            (&mut progs.process_exit, "process_exit"),
+        ] {
+            let link = program.attach().map_err(|source| ProbeError::Attach { program: name, source })?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Attaches the sampling program to the events of a clock.
+    pub fn attach_clock(&mut self, events: &[impl AsRawFd]) -> Result<(), ProbeError> {
+        let (program, name) = match self.walk_loop {
+            WalkLoop::BpfLoop => (&mut self.skel.progs.cpu_tick_bpf_loop, "cpu_tick_bpf_loop"),
+            WalkLoop::PlainLoop => (&mut self.skel.progs.cpu_tick_plain_loop, "cpu_tick_plain_loop"),
+        };
+        for event in events {
+            // libbpf takes the event over and closes it with the link; the clock keeps its own
+            let own = rustix::io::fcntl_dupfd_cloexec(borrow(event), 3)
+                .map_err(|err| ProbeError::Io { what: "cannot duplicate a file descriptor", source: err.into() })?;
+            let link = program
+                .attach_perf_event(std::os::fd::IntoRawFd::into_raw_fd(own))
+                .map_err(|source| ProbeError::Attach { program: name, source })?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Detaches everything.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+}
+
+fn borrow(fd: &impl AsRawFd) -> std::os::fd::BorrowedFd<'_> {
+    // SAFETY: the caller's value owns the descriptor for as long as the borrow lives.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd.as_raw_fd()) }
+}
+
+thread_local! {
+    static MESSAGES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What libbpf says while it loads: kept for the error message and not printed.
+struct Messages;
+
+/// More lines than any message needs; the verifier's log can have a hundred thousand.
+const KEPT_LINES: usize = 200;
+
+impl Messages {
+    fn capture() -> Self {
+        fn keep(_level: PrintLevel, text: String) {
+            MESSAGES.with_borrow_mut(|lines| {
+                lines.extend(text.lines().map(str::to_owned));
+                let excess = lines.len().saturating_sub(KEPT_LINES);
+                lines.drain(..excess);
+            });
+        }
+        MESSAGES.with_borrow_mut(Vec::clear);
+        libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
+        Self
+    }
+
+    fn mention_verifier(&self) -> bool {
+        MESSAGES.with_borrow(|lines| lines.iter().any(|line| line.starts_with("processed ")))
+    }
+
+    fn last_words(&self, err: &libbpf_rs::Error) -> String {
+        MESSAGES.with_borrow(|lines| {
+            let said: Vec<&str> = lines
+                .iter()
+                .map(|line| line.trim_start_matches("libbpf: ").trim())
+                .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with("processed "))
+                .collect();
+            match said.split_at_checked(said.len().saturating_sub(3)) {
+                Some((_, last)) if !last.is_empty() => last.join("; "),
+                _ => err.to_string(),
+            }
+        })
+    }
+}
+
+/// Time spent in our programs, from the kernel's own statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTime {
+    /// Nanoseconds in the sampling program.
+    pub nanoseconds: u64,
+    /// How often it ran.
+    pub runs: u64,
+}
+
+impl Object {
+    /// Run-time statistics of the sampling program; zero unless something switched them on
+    /// (`sysctl kernel.bpf_stats_enabled`, or [`StatsSwitch`]).
+    pub fn run_time(&self) -> RunTime {
+        let program = match self.walk_loop {
+            WalkLoop::BpfLoop => &self.skel.progs.cpu_tick_bpf_loop,
+            WalkLoop::PlainLoop => &self.skel.progs.cpu_tick_plain_loop,
+        };
+        let mut info = libbpf_sys::bpf_prog_info::default();
+        let mut len = size_of_val(&info) as u32;
+        let fd = std::os::fd::AsFd::as_fd(program).as_raw_fd();
+        // SAFETY: the call fills at most `len` bytes of `info`.
+        let got = unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, std::ptr::from_mut(&mut info).cast(), &mut len) };
+        if got != 0 {
+            return RunTime::default();
+        }
+        RunTime { nanoseconds: info.run_time_ns, runs: info.run_cnt }
+    }
+}
+
+/// Keeps the kernel's BPF run-time statistics on for as long as it lives (Linux 5.8).
+pub struct StatsSwitch(#[allow(dead_code, reason = "closing it switches the statistics off")] std::os::fd::OwnedFd);
+
+impl StatsSwitch {
+    /// Switches them on; they cost some 20 to 40 nanoseconds for each run of each BPF program.
+    pub fn on() -> Option<Self> {
+        // SAFETY: no memory is passed; the result is a new file descriptor or negative.
+        let fd = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
+        // SAFETY: as above, nobody else owns it.
+        (fd >= 0).then(|| Self(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }))
+    }
+}

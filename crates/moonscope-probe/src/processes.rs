@@ -1,0 +1,313 @@
+//! What is known of each process: its executable mappings, here and in the kernel's reach.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use moonscope_process::{Mapping, MappingName, Pid, Process, ProcessError, StartTime, read_maps};
+use moonscope_unwind::abi;
+use rustc_hash::FxHashMap;
+
+use crate::executables::{ExecutableId, Executables};
+use crate::limits::{KEPT_GENERATIONS, Limits};
+use crate::shared_array::SharedArray;
+use crate::slices::Slices;
+use crate::tables::TableStore;
+
+/// A process of this session: one program run by one pid. After an exec, or when the pid is used again,
+/// it is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u32);
+
+/// What is remembered of a process for the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Its pid.
+    pub pid: Pid,
+    /// Name of its main thread when it was looked at.
+    pub comm: Arc<str>,
+}
+
+/// An executable mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeMapping {
+    /// First address.
+    pub start: u64,
+    /// One past the last address.
+    pub end: u64,
+    /// Address in the process minus address in the file.
+    pub bias: u64,
+    /// The file; `None` for generated code and for what could not be opened.
+    pub executable: Option<ExecutableId>,
+    /// How the kernel names it, where there is no file.
+    pub name: Arc<str>,
+}
+
+/// The executable mappings of a process at one moment, in the order of their addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Distinguishes it from all others of the session.
+    pub number: u64,
+    /// The process it belongs to.
+    pub process: ProcessId,
+    /// The mappings.
+    pub mappings: Vec<CodeMapping>,
+}
+
+impl Generation {
+    /// The mapping of an address.
+    pub fn find(&self, addr: u64) -> Option<&CodeMapping> {
+        let after = self.mappings.partition_point(|mapping| mapping.start <= addr);
+        let mapping = &self.mappings[after.checked_sub(1)?];
+        (addr < mapping.end).then_some(mapping)
+    }
+}
+
+struct Known {
+    id: ProcessId,
+    start: StartTime,
+    slice: Range<usize>,
+    exec_vm: u64,
+    /// Newest first. Samples on their way may have used an older one.
+    generations: VecDeque<Arc<Generation>>,
+}
+
+/// Events that limits or races caused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessCounts {
+    /// Processes that ended before their mappings could be read.
+    pub ended_early: u64,
+    /// Processes whose mappings may not be read.
+    pub not_permitted: u64,
+    /// No room in the array of mappings or in the map of processes.
+    pub no_room: u64,
+    /// Files of executable mappings that could not be opened.
+    pub files_not_opened: u64,
+    /// How often mappings were read.
+    pub scans: u64,
+}
+
+/// All known processes.
+pub struct Processes {
+    map: MapHandle,
+    array: SharedArray<abi::ms_mapping>,
+    slices: Slices,
+    known: FxHashMap<Pid, Known>,
+    infos: Vec<ProcessInfo>,
+    last_generation: u64,
+    /// What happened.
+    pub counts: ProcessCounts,
+}
+
+impl Processes {
+    /// Takes the map `processes` and maps the array `ms_mappings`.
+    pub fn new(map: MapHandle, mappings: impl AsFd, limits: &Limits) -> io::Result<Self> {
+        Ok(Self {
+            map,
+            array: SharedArray::map(mappings, limits.mappings)?,
+            slices: Slices::new(limits.mappings),
+            known: FxHashMap::default(),
+            infos: Vec::new(),
+            last_generation: 0,
+            counts: ProcessCounts::default(),
+        })
+    }
+
+    /// Processes by [`ProcessId`].
+    pub fn infos(&self) -> &[ProcessInfo] {
+        &self.infos
+    }
+
+    /// The mappings that a sample was walked with, if they are still kept.
+    pub fn generation(&self, pid: Pid, number: u64) -> Option<&Arc<Generation>> {
+        self.known.get(&pid)?.generations.iter().find(|generation| generation.number == number)
+    }
+
+    /// The newest mappings of a process.
+    pub fn newest(&self, pid: Pid) -> Option<&Arc<Generation>> {
+        self.known.get(&pid)?.generations.front()
+    }
+
+    /// The process ended or runs another program now; the kernel side already forgot it.
+    pub fn forget(&mut self, pid: Pid, executables: &mut Executables) {
+        if let Some(known) = self.known.remove(&pid) {
+            self.release(known, executables);
+        }
+    }
+
+    fn release(&mut self, known: Known, executables: &mut Executables) {
+        self.slices.give(known.slice);
+        if let Some(newest) = known.generations.front() {
+            newest.mappings.iter().filter_map(|mapping| mapping.executable).for_each(|id| executables.remove_user(id));
+        }
+    }
+
+    /// Reads the mappings of a process, loads the tables they need and tells the kernel side.
+    pub fn scan(&mut self, pid: Pid, executables: &mut Executables, store: &mut TableStore) -> Result<(), ProcessError> {
+        self.counts.scans += 1;
+        let outcome = self.try_scan(pid, executables, store);
+        match &outcome {
+            Err(err) if err.is_permission() => self.counts.not_permitted += 1,
+            Err(_) => self.counts.ended_early += 1,
+            Ok(()) => {}
+        }
+        outcome
+    }
+
+    fn try_scan(&mut self, pid: Pid, executables: &mut Executables, store: &mut TableStore) -> Result<(), ProcessError> {
+        let process = Process::find(pid)?;
+        let maps = read_maps(pid)?;
+        let exec_vm = exec_vm(&maps);
+        let mappings = self.code_mappings(pid, &maps, executables);
+
+        let old = self.known.remove(&pid).filter(|known| known.start == process.start);
+        if let Some(known) = &old
+            && known.generations.front().is_some_and(|newest| newest.mappings == mappings)
+        {
+            // generated code came or went, or what was there is back: the walk uses what it used
+            let mut known = old.unwrap_or_else(|| unreachable!("just matched"));
+            known.exec_vm = exec_vm;
+            self.publish(pid, &known);
+            self.known.insert(pid, known);
+            return Ok(());
+        }
+        self.last_generation += 1;
+        let id = match &old {
+            Some(known) => known.id,
+            None => self.new_id(&process),
+        };
+        let generation = Arc::new(Generation { number: self.last_generation, process: id, mappings });
+        for executable in generation.mappings.iter().filter_map(|mapping| mapping.executable) {
+            executables.add_user(executable);
+        }
+        let slice = self.write_mappings(&generation, executables, store);
+        let mut generations = VecDeque::new();
+        if let Some(old) = old {
+            generations = old.generations.clone();
+            generations.truncate(KEPT_GENERATIONS - 1);
+            self.release(old, executables);
+        }
+        generations.push_front(generation);
+        let known = Known { id, start: process.start, slice, exec_vm, generations };
+        self.publish(pid, &known);
+        self.known.insert(pid, known);
+        Ok(())
+    }
+
+    fn new_id(&mut self, process: &Process) -> ProcessId {
+        let id = ProcessId(self.infos.len() as u32);
+        self.infos.push(ProcessInfo { pid: process.pid, comm: Arc::from(process.comm.as_str()) });
+        id
+    }
+
+    fn code_mappings(&mut self, pid: Pid, maps: &[Mapping], executables: &mut Executables) -> Vec<CodeMapping> {
+        let mut found = Vec::new();
+        for mapping in maps.iter().filter(|mapping| mapping.executable && mapping.name != MappingName::Vsyscall) {
+            let has_file = matches!(mapping.name, MappingName::File { .. } | MappingName::Vdso);
+            let mut code = CodeMapping {
+                start: mapping.start,
+                end: mapping.end,
+                bias: mapping.start.wrapping_sub(mapping.offset),
+                executable: None,
+                name: mapping_name(mapping),
+            };
+            if has_file && found.len() < abi::MS_MAX_MAPPINGS as usize {
+                match executables.open(pid, mapping) {
+                    Ok(id) => {
+                        if let Some(bias) = executables.file(id).bias(mapping) {
+                            code.bias = bias;
+                            code.executable = Some(id);
+                        }
+                    }
+                    Err(_) => self.counts.files_not_opened += 1,
+                }
+            }
+            found.push(code);
+        }
+        found.truncate(abi::MS_MAX_MAPPINGS as usize);
+        found
+    }
+
+    /// Writes the mappings where the kernel side can read them. Empty if there is no room: then each
+    /// sample is walked in user space.
+    fn write_mappings(&mut self, generation: &Generation, executables: &mut Executables, store: &mut TableStore) -> Range<usize> {
+        let lines: Vec<abi::ms_mapping> = generation
+            .mappings
+            .iter()
+            .map(|mapping| {
+                let table = mapping.executable.map(|id| executables.table(id, store));
+                abi::ms_mapping {
+                    start: mapping.start,
+                    end: mapping.end,
+                    bias: mapping.bias,
+                    // a slot beyond the end would wrap: what has no table says so by its kind
+                    table: table.flatten().map_or(0, |slot| slot.0),
+                    kind: match table {
+                        Some(Some(_)) => abi::MS_MAPPING_FILE,
+                        Some(None) => abi::MS_MAPPING_NO_TABLE,
+                        None => abi::MS_MAPPING_ANON,
+                    },
+                }
+            })
+            .collect();
+        match self.slices.take(lines.len()) {
+            Some(slice) => {
+                self.array.write(slice.start, &lines);
+                slice
+            }
+            None => {
+                self.counts.no_room += 1;
+                0..0
+            }
+        }
+    }
+
+    fn publish(&mut self, pid: Pid, known: &Known) {
+        let Some(newest) = known.generations.front() else { return };
+        let has_room = known.slice.len() == newest.mappings.len();
+        let process = abi::ms_process {
+            first: known.slice.start as u32,
+            count: known.slice.len() as u32,
+            generation: newest.number,
+            exec_vm: known.exec_vm,
+            state: if has_room { abi::MS_PROCESS_READY } else { abi::MS_PROCESS_NEW },
+            unused: 0,
+        };
+        // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
+        let value = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(&process).cast::<u8>(), size_of_val(&process))
+        };
+        if self.map.update(&pid.to_ne_bytes(), value, MapFlags::ANY).is_err() {
+            self.counts.no_room += 1;
+        }
+    }
+}
+
+/// `mm->exec_vm` as the kernel counts it: pages that are executable and neither writable nor stack
+/// (`is_exec_mapping`, mm/internal.h). The vsyscall page belongs to no process.
+fn exec_vm(maps: &[Mapping]) -> u64 {
+    let bytes: u64 = maps
+        .iter()
+        .filter(|mapping| mapping.executable && !mapping.writable)
+        .filter(|mapping| !matches!(mapping.name, MappingName::Vsyscall | MappingName::Stack))
+        .map(Mapping::len)
+        .sum();
+    bytes / rustix::param::page_size() as u64
+}
+
+fn mapping_name(mapping: &Mapping) -> Arc<str> {
+    match &mapping.name {
+        MappingName::File { path, .. } => {
+            Arc::from(path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().as_ref())
+        }
+        MappingName::Vdso => Arc::from("[vdso]"),
+        MappingName::Vsyscall => Arc::from("[vsyscall]"),
+        MappingName::Heap => Arc::from("[heap]"),
+        MappingName::Stack => Arc::from("[stack]"),
+        MappingName::Anonymous => Arc::from("[anon]"),
+        MappingName::Other(name) => Arc::from(name.as_str()),
+    }
+}

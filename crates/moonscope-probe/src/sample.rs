@@ -1,0 +1,140 @@
+//! Records of the ring buffer, as they come (`struct ms_sample` and `struct ms_event` of `bpf/abi.h`).
+
+use moonscope_unwind::{Registers, WalkEnd, abi};
+
+/// A record of the ring buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A tick in a wanted task.
+    Sample(RawSample<'a>),
+    /// A process began, changed or ended.
+    Event(abi::ms_event),
+}
+
+/// A sample as the kernel side shipped it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RawSample<'a> {
+    /// Everything but the stacks.
+    pub head: abi::ms_sample,
+    /// Kernel and user frames, leaf first; split them with [`RawSample::kernel`] and [`RawSample::user`].
+    frames: &'a [u64],
+    /// Registers and stack, where user space must walk.
+    copy: Option<(Registers, &'a [u8])>,
+}
+
+impl<'a> Record<'a> {
+    /// Takes a record apart; `None` if it is none of ours, which means a defect.
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        // records of the ring buffer are 8-byte aligned (kernel/bpf/ringbuf.c)
+        // SAFETY: any bytes are a valid u64; what is not aligned is left out and refused below.
+        let (before, words, _) = unsafe { bytes.align_to::<u64>() };
+        if !before.is_empty() {
+            return None;
+        }
+        match (*words.first()? & 0xffff_ffff) as u32 {
+            abi::MS_EVENT_SAMPLE => RawSample::parse(words).map(Record::Sample),
+            abi::MS_EVENT_FORK | abi::MS_EVENT_EXEC | abi::MS_EVENT_EXIT => {
+                plain::<abi::ms_event>(words).map(Record::Event)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl<'a> RawSample<'a> {
+    fn parse(words: &'a [u64]) -> Option<Self> {
+        let head: abi::ms_sample = plain(words)?;
+        let rest = &words[size_of::<abi::ms_sample>() / 8..];
+        let (frames, rest) = rest.split_at_checked(usize::from(head.nr_kernel) + usize::from(head.nr_user))?;
+        let copy = if head.flags & abi::MS_SAMPLE_STACK == 0 {
+            None
+        } else {
+            let (regs, stack) = rest.split_first_chunk::<{ abi::MS_NR_REGS as usize }>()?;
+            // SAFETY: the memory of words may be looked at as bytes.
+            let stack = unsafe { std::slice::from_raw_parts(stack.as_ptr().cast::<u8>(), size_of_val(stack)) };
+            Some((Registers::new(*regs), stack.get(..head.stack_len as usize)?))
+        };
+        Some(Self { head, frames, copy })
+    }
+
+    /// Kernel addresses, leaf first.
+    pub fn kernel(&self) -> &'a [u64] {
+        &self.frames[..usize::from(self.head.nr_kernel)]
+    }
+
+    /// User frames with their `MS_FRAME_*` bits, leaf first.
+    pub fn user(&self) -> &'a [u64] {
+        &self.frames[usize::from(self.head.nr_kernel)..]
+    }
+
+    /// All frames: what tells raw stacks apart.
+    pub fn frames(&self) -> &'a [u64] {
+        self.frames
+    }
+
+    /// How the walk in the kernel ended.
+    pub fn end(&self) -> WalkEnd {
+        WalkEnd::from_number(self.head.end.into()).unwrap_or(WalkEnd::None)
+    }
+
+    /// The user registers and a copy of the stack, if user space has to walk.
+    pub fn copy(&self) -> Option<(Registers, &'a [u8])> {
+        self.copy
+    }
+
+    /// The mappings that the walk used are no longer those of the process.
+    pub fn maps_changed(&self) -> bool {
+        self.head.flags & abi::MS_SAMPLE_MAPS_CHANGED != 0
+    }
+}
+
+/// The bytes of a thread's name, up to its NUL.
+pub fn comm_bytes(comm: &[std::ffi::c_char; abi::MS_COMM_LEN as usize]) -> [u8; abi::MS_COMM_LEN as usize] {
+    comm.map(|byte| byte as u8)
+}
+
+/// Copies a C struct of `bpf/abi.h` out of words.
+fn plain<T: Copy>(words: &[u64]) -> Option<T> {
+    if size_of_val(words) < size_of::<T>() || align_of::<T>() > align_of::<u64>() {
+        return None;
+    }
+    // SAFETY: large enough and aligned; the structs of `abi.h` hold only integers.
+    Some(unsafe { words.as_ptr().cast::<T>().read() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(head: abi::ms_sample, tail: &[u64]) -> Vec<u64> {
+        let mut words = vec![0u64; size_of::<abi::ms_sample>() / 8];
+        // SAFETY: the vector is as large as the struct.
+        unsafe { words.as_mut_ptr().cast::<abi::ms_sample>().write(head) };
+        words.extend_from_slice(tail);
+        words
+    }
+
+    fn bytes(words: &[u64]) -> &[u8] {
+        // SAFETY: as in `RawSample::parse`.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
+    }
+
+    #[test]
+    fn frames_are_split_where_the_head_says() {
+        let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 1, nr_user: 2, ..Default::default() };
+        let words = sample(head, &[10, 20, 30]);
+        let Some(Record::Sample(raw)) = Record::parse(bytes(&words)) else { panic!("not a sample") };
+        assert_eq!((raw.kernel(), raw.user()), (&[10][..], &[20, 30][..]));
+        assert!(raw.copy().is_none());
+    }
+
+    #[test]
+    fn a_record_that_promises_more_than_it_holds_is_refused() {
+        let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 1, nr_user: 3, ..Default::default() };
+        assert_eq!(Record::parse(bytes(&sample(head, &[10, 20, 30]))), None);
+        let head = abi::ms_sample { flags: abi::MS_SAMPLE_STACK, stack_len: 9, ..head };
+        let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 0, nr_user: 0, ..head };
+        assert_eq!(Record::parse(bytes(&sample(head, &[0; abi::MS_NR_REGS as usize + 1]))), None);
+        assert_eq!(Record::parse(&[]), None);
+    }
+}

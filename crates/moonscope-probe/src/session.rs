@@ -1,0 +1,307 @@
+//! A recording: from loading the programs to the last sample.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
+use moonscope_process::Pid;
+use moonscope_unwind::abi;
+
+use crate::clock::{Clock, ClockKind};
+use crate::drain::{Change, Drain, Received};
+use crate::error::ProbeError;
+use crate::executables::TableCounts;
+use crate::limits::Limits;
+use crate::object::{Object, RunTime, Settings, StatsSwitch, WalkLoop};
+use crate::processes::{ProcessCounts, Processes};
+use crate::shared_array::SharedArray;
+use crate::skeleton::types::scratch;
+use crate::tables::TableStore;
+
+/// Whose samples are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every task of the machine.
+    All,
+    /// These processes, and those added later.
+    Processes(BTreeSet<Pid>),
+    /// Everything below a cgroup of the unified hierarchy, and these processes.
+    Cgroup {
+        /// Inode number of its directory.
+        id: u64,
+        /// Its depth: the root is 0.
+        level: u32,
+        /// Processes in it now, so that they are known from the first sample.
+        members: BTreeSet<Pid>,
+    },
+}
+
+/// How to record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whose samples.
+    pub scope: Scope,
+    /// Ticks per second and CPU.
+    pub hz: u64,
+    /// User frames at most, up to `MS_MAX_DEPTH`.
+    pub max_depth: u32,
+    /// Take kernel stacks.
+    pub kernel_stacks: bool,
+    /// Take user stacks.
+    pub user_stacks: bool,
+    /// Children of targets are targets.
+    pub follow_forks: bool,
+    /// Report each exec of the machine as a change.
+    pub report_all_execs: bool,
+    /// Measure our own programs with the kernel's statistics.
+    pub measure_cost: bool,
+    /// Ship a stack copy with each sample (tests).
+    pub always_copy_stack: bool,
+    /// Use this walker loop only (tests).
+    pub force_loop: Option<WalkLoop>,
+}
+
+/// Ticks by what became of them in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticks {
+    /// All.
+    pub fired: u64,
+    /// The CPU was idle.
+    pub idle: u64,
+    /// The task was not wanted.
+    pub filtered: u64,
+    /// Shipped to user space.
+    pub sent: u64,
+    /// The ring buffer was full.
+    pub lost_ring: u64,
+    /// On a CPU that did not exist when recording began.
+    pub lost_cpu: u64,
+}
+
+/// What a recording says of itself at its end.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// Ticks in the kernel.
+    pub ticks: Ticks,
+    /// Samples received.
+    pub received: Received,
+    /// Tables.
+    pub tables: TableCounts,
+    /// Bytes of tables in the kernel's reach.
+    pub table_bytes: usize,
+    /// Processes.
+    pub processes: ProcessCounts,
+    /// Time in our sampling program; zero without [`Options::measure_cost`].
+    pub run_time: RunTime,
+}
+
+/// A running recording.
+pub struct Session {
+    // Order matters: the ring and its callback go before what they refer to.
+    ring: RingBuffer<'static>,
+    drain: Rc<RefCell<Drain>>,
+    clock: Clock,
+    object: Object,
+    targets: MapHandle,
+    counters: SharedArray<u64>,
+    live: BTreeSet<Pid>,
+    _stats: Option<StatsSwitch>,
+}
+
+impl Session {
+    /// Loads and attaches everything and reads the mappings of the processes that are there; the clock
+    /// stands still until [`Session::start`].
+    pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
+        let limits = Limits::new(matches!(options.scope, Scope::All));
+        // The rate may be refused, and that needs no loaded object.
+        let clock = Clock::open(options.hz)?;
+        let mut object = Object::load(&settings(options), &limits)?;
+        let map = |map: &'static str| move |source: std::io::Error| ProbeError::Map { map, source };
+        let handle = |map: &libbpf_rs::MapMut<'_>, name| {
+            MapHandle::try_from(map).map_err(|err| ProbeError::Map { map: name, source: std::io::Error::other(err) })
+        };
+
+        let maps = &object.skel.maps;
+        let tables = {
+            use std::os::fd::AsFd;
+            TableStore::new(maps.bss_words.as_fd(), maps.bss_rules.as_fd(), maps.bss_tables.as_fd(), &limits)
+                .map_err(map("ms_words"))?
+        };
+        let processes = {
+            use std::os::fd::AsFd;
+            Processes::new(handle(&maps.processes, "processes")?, maps.bss_mappings.as_fd(), &limits)
+                .map_err(map("ms_mappings"))?
+        };
+        let counters = {
+            use std::os::fd::AsFd;
+            SharedArray::map(maps.scratches.as_fd(), object.cpus * SCRATCH_WORDS).map_err(map("scratches"))?
+        };
+        let targets = handle(&maps.targets, "targets")?;
+        let drain = Rc::new(RefCell::new(Drain::new(processes, tables, options.max_depth)));
+        let receiver = Rc::clone(&drain);
+        let mut builder = RingBufferBuilder::new();
+        let ring_error = |err: libbpf_rs::Error| ProbeError::Map { map: "events", source: std::io::Error::other(err) };
+        builder
+            .add(&maps.events, move |bytes| {
+                receiver.borrow_mut().take(bytes);
+                0
+            })
+            .map_err(ring_error)?;
+        let ring = builder.build().map_err(ring_error)?;
+
+        object.attach_lifecycle()?;
+        let stats = options.measure_cost.then(StatsSwitch::on).flatten();
+        let mut session =
+            Self { ring, drain, clock, object, targets, counters, live: BTreeSet::new(), _stats: stats };
+        session.add_first_targets(&options.scope)?;
+        session.object.attach_clock(session.clock.events())?;
+        Ok(session)
+    }
+
+    fn add_first_targets(&mut self, scope: &Scope) -> Result<(), ProbeError> {
+        match scope {
+            Scope::All => Ok(()),
+            Scope::Processes(pids) => pids.iter().try_for_each(|&pid| self.add_target(pid)),
+            Scope::Cgroup { members, .. } => {
+                for &pid in members {
+                    let _ = self.drain.borrow_mut().scan(pid);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts the ticks.
+    pub fn start(&self) -> Result<(), ProbeError> {
+        self.clock.start()
+    }
+
+    /// Samples this process too from now on. That it cannot be read, or ended, is no failure: its
+    /// samples will say so.
+    pub fn add_target(&mut self, pid: Pid) -> Result<(), ProbeError> {
+        self.targets
+            .update(&pid.to_ne_bytes(), &1u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|err| ProbeError::Map { map: "targets", source: std::io::Error::other(err) })?;
+        self.live.insert(pid);
+        let _ = self.drain.borrow_mut().scan(pid);
+        Ok(())
+    }
+
+    /// Receives what comes within this time, or returns earlier when something new must be looked at.
+    pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Change>, ProbeError> {
+        match self.ring.poll(timeout) {
+            Ok(()) => {}
+            Err(err) if err.kind() == libbpf_rs::ErrorKind::Interrupted => {}
+            Err(err) => return Err(ProbeError::Map { map: "events", source: std::io::Error::other(err) }),
+        }
+        self.receive()
+    }
+
+    fn receive(&mut self) -> Result<Vec<Change>, ProbeError> {
+        // samples come without a wake-up, so what is there must be asked for
+        self.ring
+            .consume()
+            .map_err(|err| ProbeError::Map { map: "events", source: std::io::Error::other(err) })?;
+        let mut drain = self.drain.borrow_mut();
+        drain.settle();
+        let changes = std::mem::take(&mut drain.changes);
+        for change in &changes {
+            match change {
+                Change::Forked(pid) => {
+                    self.live.insert(*pid);
+                }
+                Change::Ended(pid) => {
+                    self.live.remove(pid);
+                }
+                Change::Executed(_) => {}
+            }
+        }
+        Ok(changes)
+    }
+
+    /// How many processes that were added, or are children of such, still live.
+    pub fn live_targets(&self) -> usize {
+        self.live.len()
+    }
+
+    /// What makes the ticks.
+    pub fn clock(&self) -> ClockKind {
+        self.clock.kind()
+    }
+
+    /// Which loop walks.
+    pub fn walk_loop(&self) -> WalkLoop {
+        self.object.walk_loop
+    }
+
+    /// Ticks so far.
+    pub fn ticks(&self) -> Ticks {
+        let count = |which: u32| {
+            (0..self.object.cpus)
+                .filter_map(|cpu| self.counters.read(cpu * SCRATCH_WORDS + which as usize))
+                .sum()
+        };
+        Ticks {
+            fired: count(abi::MS_COUNT_FIRED),
+            idle: count(abi::MS_COUNT_IDLE),
+            filtered: count(abi::MS_COUNT_FILTERED),
+            sent: count(abi::MS_COUNT_SENT),
+            lost_ring: count(abi::MS_COUNT_LOST_RING),
+            lost_cpu: count(abi::MS_COUNT_LOST_CPU),
+        }
+    }
+
+    /// Samples received so far, and processes seen.
+    pub fn progress(&self) -> (u64, usize) {
+        let drain = self.drain.borrow();
+        (drain.received.samples(), drain.processes.infos().len())
+    }
+
+    /// Ends the ticks, receives the rest and gives everything out.
+    pub fn finish(mut self) -> Result<(Totals, Drain), ProbeError> {
+        self.clock.stop()?;
+        self.receive()?;
+        let ticks = self.ticks();
+        let run_time = self.object.run_time();
+        self.object.detach();
+        // events that came between
+        self.receive()?;
+        drop(self.ring);
+        let Some(drain) = Rc::into_inner(self.drain).map(RefCell::into_inner) else {
+            return Err(ProbeError::Io { what: "the ring buffer is still in use", source: std::io::ErrorKind::ResourceBusy.into() });
+        };
+        let totals = Totals {
+            ticks,
+            received: drain.received.clone(),
+            tables: drain.executables.counts,
+            table_bytes: drain.tables.used_bytes(),
+            processes: drain.processes.counts,
+            run_time,
+        };
+        Ok((totals, drain))
+    }
+}
+
+/// The counters are the first words of each CPU's scratch area.
+const SCRATCH_WORDS: usize = size_of::<scratch>() / 8;
+
+fn settings(options: &Options) -> Settings {
+    let (scope, cgroup) = match &options.scope {
+        Scope::All => (abi::MS_SCOPE_ALL, (0, 0)),
+        Scope::Processes(_) => (abi::MS_SCOPE_PIDS, (0, 0)),
+        Scope::Cgroup { id, level, .. } => (abi::MS_SCOPE_CGROUP, (*id, *level)),
+    };
+    Settings {
+        scope,
+        cgroup,
+        follow_forks: options.follow_forks,
+        report_all_execs: options.report_all_execs,
+        max_depth: options.max_depth.clamp(1, abi::MS_MAX_DEPTH),
+        kernel_stacks: options.kernel_stacks,
+        user_stacks: options.user_stacks,
+        always_copy_stack: options.always_copy_stack,
+        force_loop: options.force_loop,
+    }
+}

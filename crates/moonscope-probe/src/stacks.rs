@@ -1,0 +1,138 @@
+//! Raw stacks of a session: equal stacks are one, whoever has them; counted per thread.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::executables::ExecutableId;
+use crate::processes::ProcessId;
+
+/// A frame that no longer depends on a living process.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RawFrame {
+    /// An address in the kernel; of a caller already one byte back, inside its call instruction.
+    Kernel(u64),
+    /// Code of a file, at its own virtual address (what addr2line wants); of a caller one byte back.
+    File {
+        /// The file.
+        executable: ExecutableId,
+        /// The address.
+        vaddr: u64,
+    },
+    /// Executable memory that is no file we could open: generated code, or a file out of reach.
+    Memory {
+        /// Whose.
+        process: ProcessId,
+        /// What the kernel calls the mapping.
+        name: Arc<str>,
+        /// The address in the process; of a caller one byte back.
+        addr: u64,
+        /// Its distance from the start of the mapped file, or of the mapping.
+        offset: u64,
+    },
+    /// An address of which not even the mapping is known.
+    Unknown,
+    /// The stack is cut here, for this reason: its outermost frames are missing.
+    Cut(&'static str),
+}
+
+/// A stack, root first: a node of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RawStackId(pub u32);
+
+/// Where a sample was taken, apart from its stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Thread {
+    /// The process; `None` if it ended before it could be looked at, and for kernel threads.
+    pub process: Option<ProcessId>,
+    /// Its pid.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// The thread's name, with NUL bytes at its end.
+    pub comm: [u8; 16],
+}
+
+/// All stacks and how often each was seen.
+#[derive(Debug, Default)]
+pub struct RawStacks {
+    frames: Vec<RawFrame>,
+    frame_ids: FxHashMap<RawFrame, u32>,
+    /// Parent and frame of each node.
+    nodes: Vec<(Option<RawStackId>, u32)>,
+    node_ids: FxHashMap<(Option<RawStackId>, u32), RawStackId>,
+    counts: FxHashMap<(RawStackId, Thread), u64>,
+}
+
+impl RawStacks {
+    /// The id of a stack given root first; an empty one has no id.
+    pub fn intern(&mut self, root_first: impl IntoIterator<Item = RawFrame>) -> Option<RawStackId> {
+        let mut node = None;
+        for frame in root_first {
+            let frame = self.intern_frame(frame);
+            let next = RawStackId(self.nodes.len() as u32);
+            let id = *self.node_ids.entry((node, frame)).or_insert(next);
+            if id == next {
+                self.nodes.push((node, frame));
+            }
+            node = Some(id);
+        }
+        node
+    }
+
+    fn intern_frame(&mut self, frame: RawFrame) -> u32 {
+        if let Some(&id) = self.frame_ids.get(&frame) {
+            return id;
+        }
+        let id = self.frames.len() as u32;
+        self.frames.push(frame.clone());
+        self.frame_ids.insert(frame, id);
+        id
+    }
+
+    /// Counts a sample.
+    pub fn add(&mut self, stack: RawStackId, thread: Thread) {
+        *self.counts.entry((stack, thread)).or_default() += 1;
+    }
+
+    /// All distinct frames.
+    pub fn frames(&self) -> &[RawFrame] {
+        &self.frames
+    }
+
+    /// Parent and index of the frame of each node; a parent always stands before its children.
+    pub fn nodes(&self) -> &[(Option<RawStackId>, u32)] {
+        &self.nodes
+    }
+
+    /// Stacks, threads and counts, in no particular order.
+    pub fn counts(&self) -> impl Iterator<Item = (RawStackId, &Thread, u64)> {
+        self.counts.iter().map(|((stack, thread), &count)| (*stack, thread, count))
+    }
+
+    /// How many distinct stacks were counted.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether no sample was counted.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stacks_with_common_callers_share_their_nodes() {
+        let mut stacks = RawStacks::default();
+        let one = stacks.intern([RawFrame::Kernel(1), RawFrame::Kernel(2)]).unwrap();
+        let other = stacks.intern([RawFrame::Kernel(1), RawFrame::Kernel(3)]).unwrap();
+        assert_ne!(one, other);
+        assert_eq!(stacks.nodes().len(), 3);
+        assert_eq!(stacks.intern([RawFrame::Kernel(1), RawFrame::Kernel(2)]), Some(one));
+        assert_eq!(stacks.intern([]), None);
+    }
+}
