@@ -83,9 +83,9 @@ struct Verdict {
 
 impl Drain {
     /// Nothing received yet.
-    pub fn new(processes: Processes, tables: TableStore, max_depth: u32) -> Self {
+    pub fn new(executables: Executables, processes: Processes, tables: TableStore, max_depth: u32) -> Self {
         Self {
-            executables: Executables::default(),
+            executables,
             processes,
             tables,
             stacks: RawStacks::default(),
@@ -113,8 +113,14 @@ impl Drain {
         self.processes.scan(pid, &mut self.executables, &mut self.tables)
     }
 
+    /// Waits until all tables that known processes need are in the kernel's reach.
+    pub fn wait_for_tables(&mut self) {
+        self.executables.wait_for_tables(&mut self.tables);
+    }
+
     /// Deals with what waits for mappings.
     pub fn settle(&mut self) {
+        self.executables.collect_tables(&mut self.tables);
         let waiting = std::mem::take(&mut self.waiting);
         let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
         for words in &waiting {

@@ -1,13 +1,16 @@
 //! All executable files met in a session: each once, whoever maps it under whatever name.
 
+use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use moonscope_process::{Executable, ExecutableData, ExecutableKey, Mapping, Pid, ProcessError};
-use moonscope_unwind::{Table, UnwindData};
+use moonscope_unwind::UnwindData;
 use rustc_hash::FxHashMap;
 
-use crate::tables::{LoadedTable, TableSlot, TableStore};
+use crate::builder::{Builder, Built};
+use crate::tables::{TableSlot, TableStore};
 
 /// An executable file of this session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,9 +28,12 @@ struct FileIdentity {
 #[derive(Debug)]
 enum TableState {
     Missing,
-    Loaded(LoadedTable),
-    /// Its unwind information cannot be read: there will never be a table.
-    Unusable,
+    /// Being built; walks end at its place until it is filled.
+    Ordered(TableSlot),
+    /// In the kernel's reach, with the words it occupies.
+    Loaded(TableSlot, Range<usize>),
+    /// There will be none: its unwind information cannot be read, or there is no room.
+    Refused(TableSlot),
 }
 
 struct Entry {
@@ -64,8 +70,8 @@ impl AsRef<[u8]> for FileBytes {
 }
 
 /// The register of executables.
-#[derive(Default)]
 pub struct Executables {
+    builder: Builder,
     entries: Vec<Entry>,
     by_key: FxHashMap<ExecutableKey, ExecutableId>,
     by_identity: FxHashMap<FileIdentity, ExecutableId>,
@@ -75,6 +81,18 @@ pub struct Executables {
 }
 
 impl Executables {
+    /// None met yet. Starts the thread that builds tables.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            builder: Builder::start()?,
+            entries: Vec::new(),
+            by_key: FxHashMap::default(),
+            by_identity: FxHashMap::default(),
+            clock: 0,
+            counts: TableCounts::default(),
+        })
+    }
+
     /// The file that a mapping of a process maps.
     pub fn open(&mut self, pid: Pid, mapping: &Mapping) -> Result<ExecutableId, ProcessError> {
         let identity = mapping.path().map(|path| FileIdentity {
@@ -134,39 +152,69 @@ impl Executables {
         entry.unused_since = self.clock;
     }
 
-    /// The table of a file, built and loaded if it is not yet; `None` if there is no room for it.
+    /// The place of a file's table, which is ordered if it is not there yet; `None` if there is no place.
     pub fn table(&mut self, id: ExecutableId, store: &mut TableStore) -> Option<TableSlot> {
         match &self.entries[id.0 as usize].table {
-            TableState::Loaded(table) => return Some(table.slot),
-            TableState::Unusable => return None,
+            TableState::Ordered(slot) | TableState::Loaded(slot, _) | TableState::Refused(slot) => return Some(*slot),
             TableState::Missing => {}
         }
-        let built = match self.file(id).data() {
-            Ok(data) => Table::build(&data, &mut store.rules).map_err(|_| ()),
-            Err(_) => Err(()),
-        };
-        let Ok(table) = built else {
-            self.counts.unusable += 1;
-            self.entries[id.0 as usize].table = TableState::Unusable;
-            return None;
-        };
-        self.counts.built += 1;
-        let loaded = loop {
-            let loaded = match &table {
-                Some(table) => store.load(table),
-                None => store.load_without_info(),
-            };
-            if loaded.is_some() || !self.evict_one(store) {
-                break loaded;
+        let slot = loop {
+            match store.reserve() {
+                Some(slot) => break slot,
+                None if self.evict_one(store) => {}
+                None => {
+                    self.counts.no_room += 1;
+                    return None;
+                }
             }
         };
-        let Some(loaded) = loaded else {
-            self.counts.no_room += 1;
-            return None;
-        };
-        let slot = loaded.slot;
-        self.entries[id.0 as usize].table = TableState::Loaded(loaded);
+        self.entries[id.0 as usize].table = TableState::Ordered(slot);
+        self.builder.order(id, Arc::clone(self.file(id)));
         Some(slot)
+    }
+
+    /// Loads the tables that are finished.
+    pub fn collect_tables(&mut self, store: &mut TableStore) {
+        while let Some(built) = self.builder.try_take() {
+            self.load(built, store);
+        }
+    }
+
+    /// Loads all tables that were ordered; waits for them.
+    pub fn wait_for_tables(&mut self, store: &mut TableStore) {
+        while let Some(built) = self.builder.take() {
+            self.load(built, store);
+        }
+    }
+
+    fn load(&mut self, built: Built, store: &mut TableStore) {
+        store.add_rules(&built.new_rules);
+        let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else { return };
+        let state = match built.table {
+            Ok(Some(table)) => {
+                self.counts.built += 1;
+                loop {
+                    match store.fill(slot, &table) {
+                        Some(words) => break TableState::Loaded(slot, words),
+                        None if self.evict_one(store) => {}
+                        None => {
+                            self.counts.no_room += 1;
+                            break TableState::Refused(slot);
+                        }
+                    }
+                }
+            }
+            Ok(None) => {
+                self.counts.built += 1;
+                store.fill_without_info(slot);
+                TableState::Loaded(slot, 0..0)
+            }
+            Err(()) => {
+                self.counts.unusable += 1;
+                TableState::Refused(slot)
+            }
+        };
+        self.entries[built.id.0 as usize].table = state;
     }
 
     /// Unloads the table that has been out of use for longest.
@@ -174,11 +222,11 @@ impl Executables {
         let oldest = self
             .entries
             .iter_mut()
-            .filter(|entry| entry.users == 0 && matches!(entry.table, TableState::Loaded(_)))
+            .filter(|entry| entry.users == 0 && matches!(entry.table, TableState::Loaded(..)))
             .min_by_key(|entry| entry.unused_since);
         let Some(entry) = oldest else { return false };
-        if let TableState::Loaded(table) = std::mem::replace(&mut entry.table, TableState::Missing) {
-            store.unload(table);
+        if let TableState::Loaded(slot, words) = std::mem::replace(&mut entry.table, TableState::Missing) {
+            store.release(slot, words);
         }
         entry.unwind = None;
         self.counts.evicted += 1;

@@ -243,7 +243,7 @@ impl Processes {
                     start: mapping.start,
                     end: mapping.end,
                     bias: mapping.bias,
-                    // a slot beyond the end would wrap: what has no table says so by its kind
+                    // what has no place for a table says so by its kind
                     table: table.flatten().map_or(0, |slot| slot.0),
                     kind: match table {
                         Some(Some(_)) => abi::MS_MAPPING_FILE,

@@ -12,7 +12,7 @@ use moonscope_unwind::abi;
 use crate::clock::{Clock, ClockKind};
 use crate::drain::{Change, Drain, Received};
 use crate::error::ProbeError;
-use crate::executables::TableCounts;
+use crate::executables::{Executables, TableCounts};
 use crate::limits::Limits;
 use crate::object::{Object, RunTime, Settings, StatsSwitch, WalkLoop};
 use crate::processes::{ProcessCounts, Processes};
@@ -138,8 +138,10 @@ impl Session {
             use std::os::fd::AsFd;
             SharedArray::map(maps.scratches.as_fd(), object.cpus * SCRATCH_WORDS).map_err(map("scratches"))?
         };
+        let executables = Executables::new()
+            .map_err(|source| ProbeError::Io { what: "cannot start the thread that builds tables", source })?;
         let targets = handle(&maps.targets, "targets")?;
-        let drain = Rc::new(RefCell::new(Drain::new(processes, tables, options.max_depth)));
+        let drain = Rc::new(RefCell::new(Drain::new(executables, processes, tables, options.max_depth)));
         let receiver = Rc::clone(&drain);
         let mut builder = RingBufferBuilder::new();
         let ring_error = |err: libbpf_rs::Error| ProbeError::Map { map: "events", source: std::io::Error::other(err) };
@@ -156,6 +158,7 @@ impl Session {
         let mut session =
             Self { ring, drain, clock, object, targets, counters, live: BTreeSet::new(), _stats: stats };
         session.add_first_targets(&options.scope)?;
+        session.drain.borrow_mut().wait_for_tables();
         session.object.attach_clock(session.clock.events())?;
         Ok(session)
     }

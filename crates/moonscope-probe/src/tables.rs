@@ -4,30 +4,20 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use moonscope_unwind::{RuleSet, Table, abi};
+use moonscope_unwind::{Table, abi};
 
 use crate::limits::Limits;
 use crate::shared_array::SharedArray;
 use crate::slices::Slices;
 
-/// Position of a table in `ms_tables`.
+/// Position of a table in `ms_tables`, which mappings refer to. Empty until it is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TableSlot(pub u32);
-
-/// A loaded table and what it occupies.
-#[derive(Debug)]
-pub struct LoadedTable {
-    /// What mappings refer to.
-    pub slot: TableSlot,
-    words: Range<usize>,
-}
 
 /// The shared arrays `ms_words`, `ms_rules` and `ms_tables`, and who uses which part.
 #[derive(Debug)]
 pub struct TableStore {
-    /// Rules of all tables; numbers are never given back.
-    pub rules: RuleSet,
-    published_rules: usize,
+    rules: usize,
     rule_array: SharedArray<abi::ms_rule>,
     word_array: SharedArray<u32>,
     table_array: SharedArray<abi::ms_table>,
@@ -39,18 +29,15 @@ pub struct TableStore {
 impl TableStore {
     /// Maps the arrays of a loaded object.
     pub fn new(words: impl AsFd, rules: impl AsFd, tables: impl AsFd, limits: &Limits) -> io::Result<Self> {
-        let mut store = Self {
-            rules: RuleSet::new(),
-            published_rules: 0,
+        Ok(Self {
+            rules: 0,
             rule_array: SharedArray::map(rules, abi::MS_MAX_RULES as usize)?,
             word_array: SharedArray::map(words, limits.words)?,
             table_array: SharedArray::map(tables, limits.tables)?,
             words: Slices::new(limits.words),
             slots: Slices::new(limits.tables),
             used_words: 0,
-        };
-        store.publish_rules();
-        Ok(store)
+        })
     }
 
     /// Bytes of rows and pages in use.
@@ -58,50 +45,55 @@ impl TableStore {
         self.used_words * 4
     }
 
-    /// Makes a table visible to the kernel side; `None` if there is no room.
-    pub fn load(&mut self, table: &Table) -> Option<LoadedTable> {
-        self.publish_rules();
+    /// Appends rules; their numbers are never given back.
+    pub fn add_rules(&mut self, new: &[abi::ms_rule]) {
+        self.rule_array.write(self.rules, new);
+        self.rules += new.len();
+    }
+
+    /// A place for a table; `None` if there are too many.
+    pub fn reserve(&mut self) -> Option<TableSlot> {
+        let slot = self.slots.take(1)?;
+        self.table_array.write(slot.start, &[abi::ms_table { state: abi::MS_TABLE_EMPTY, ..Default::default() }]);
+        Some(TableSlot(slot.start as u32))
+    }
+
+    /// Fills a reserved place, whose rules were added before. `None` if the words do not fit; else what
+    /// [`TableStore::release`] wants to know.
+    pub fn fill(&mut self, slot: TableSlot, table: &Table) -> Option<Range<usize>> {
         let words = self.words.take(table.pages.len() + table.rows.len())?;
-        let Some(slot) = self.slots.take(1) else {
-            self.words.give(words);
-            return None;
-        };
         let rows_at = words.start + table.pages.len();
         self.word_array.write(words.start, &table.pages);
         self.word_array.write(rows_at, &table.rows);
-        // Only now something refers to the words.
-        self.table_array.write(slot.start, &[abi::ms_table {
+        let mut filled = abi::ms_table {
             base: table.base,
             nr_pages: (table.pages.len() - 1) as u32,
             pages: words.start as u32,
             rows: rows_at as u32,
             nr_rows: table.rows.len() as u32,
-            state: abi::MS_TABLE_ROWS,
+            state: abi::MS_TABLE_EMPTY,
             unused: 0,
-        }]);
+        };
+        // a walk may look at it right now: the state comes last
+        self.table_array.write(slot.0 as usize, &[filled]);
+        filled.state = abi::MS_TABLE_ROWS;
+        self.table_array.write(slot.0 as usize, &[filled]);
         self.used_words += words.len();
-        Some(LoadedTable { slot: TableSlot(slot.start as u32), words })
+        Some(words)
     }
 
-    /// A table that says: this file has no unwind information, follow frame pointers.
-    pub fn load_without_info(&mut self) -> Option<LoadedTable> {
-        let slot = self.slots.take(1)?;
-        self.table_array.write(slot.start, &[abi::ms_table { state: abi::MS_TABLE_NO_INFO, ..Default::default() }]);
-        Some(LoadedTable { slot: TableSlot(slot.start as u32), words: 0..0 })
+    /// Says of a reserved place: this file has no unwind information, follow frame pointers.
+    pub fn fill_without_info(&mut self, slot: TableSlot) {
+        let table = abi::ms_table { state: abi::MS_TABLE_NO_INFO, ..Default::default() };
+        self.table_array.write(slot.0 as usize, &[table]);
     }
 
-    /// Takes a table away. Mappings that still refer to it find it empty, until its place is used again.
-    pub fn unload(&mut self, table: LoadedTable) {
-        let slot = table.slot.0 as usize;
+    /// Gives a place and its words back.
+    pub fn release(&mut self, slot: TableSlot, words: Range<usize>) {
+        let slot = slot.0 as usize;
         self.table_array.write(slot, &[abi::ms_table { state: abi::MS_TABLE_EMPTY, ..Default::default() }]);
-        self.used_words -= table.words.len();
-        self.words.give(table.words);
+        self.used_words -= words.len();
+        self.words.give(words);
         self.slots.give(slot..slot + 1);
-    }
-
-    fn publish_rules(&mut self) {
-        let new = &self.rules.as_slice()[self.published_rules..];
-        self.rule_array.write(self.published_rules, new);
-        self.published_rules = self.rules.len();
     }
 }

@@ -4,7 +4,9 @@ mod convert;
 mod diff;
 mod doctor;
 mod exit;
+mod input;
 mod list;
+mod output;
 mod record;
 mod target;
 

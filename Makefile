@@ -1,0 +1,67 @@
+# Everything that one does with this repository. `make` alone lists it.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+# Debian releases whose kernels `make kernels` boots (see tests/kernels/run)
+KERNELS ?= 5.10 6.1 6.12 newest
+
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+BINARY := $(TARGET_DIR)/$(HOST)/release/moonscope
+SCRIPTS := .ci/run scripts/setup scripts/test demo/run demo/server tests/programs/build \
+	tests/kernels/run tests/kernels/init tests/containers/tree tests/containers/podman tests/containers/namespaces
+
+.PHONY: help build demo test lint bench kernels programs install clean
+
+help:
+	@echo 'make build      the static binary: build/moonscope'
+	@echo 'make demo       a real nginx with Lua under load, ten seconds recorded: flame.svg (DEMO_FLAGS="-d 5")'
+	@echo 'make test       all tests (those that need root say so when they are skipped)'
+	@echo 'make lint       formatting, clippy, shellcheck'
+	@echo 'make bench      what recording costs, beside perf and bpftrace: docs/benchmarks.md says how'
+	@echo 'make kernels    boots other kernels under QEMU and records there (KERNELS="5.10 6.1")'
+	@echo 'make install    to $$DESTDIR$$PREFIX/bin (PREFIX=$(PREFIX))'
+	@echo 'make clean      removes everything that was built'
+	@echo 'Missing packages are installed by scripts/setup: as root, or with sudo.'
+
+build:
+	@scripts/setup build
+	$(CARGO) build --release --bin moonscope
+	@mkdir -p build
+	@ln -sfn "$(BINARY)" build/moonscope
+
+demo:
+	@demo/run $(DEMO_FLAGS)
+
+programs:
+	@tests/programs/build
+
+test:
+	@scripts/setup test
+	@tests/programs/build >/dev/null
+	@scripts/test
+
+# In the profile of the build, so that nothing is built twice.
+lint:
+	@scripts/setup lint
+	$(CARGO) fmt --all --check
+	rustfmt --check --edition 2024 tests/programs/*.rs
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	shellcheck $(SCRIPTS)
+
+bench: build
+	@scripts/setup bench
+	@benches/run
+
+kernels: build
+	@scripts/setup kernels
+	@tests/kernels/run $(KERNELS)
+
+# Does not build, so that `make build && sudo make install` leaves nothing of root's in the build folders.
+install:
+	@test -x "$(BINARY)" || { echo 'make install: run "make build" first' >&2; exit 1; }
+	install -D -m 755 "$(BINARY)" "$(DESTDIR)$(PREFIX)/bin/moonscope"
+
+clean:
+	$(CARGO) clean
+	rm -rf build

@@ -1,0 +1,87 @@
+//! Builds unwind tables in a thread of its own: a large library takes 100 ms and more, and meanwhile new
+//! processes must be looked at before they end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+
+use moonscope_process::Executable;
+use moonscope_unwind::{RuleSet, Table, abi};
+
+use crate::executables::ExecutableId;
+
+/// A finished build.
+pub struct Built {
+    /// For which file.
+    pub id: ExecutableId,
+    /// The table; `Ok(None)`: the file has no unwind information; `Err`: it cannot be read.
+    pub table: Result<Option<Table>, ()>,
+    /// Rules that no earlier build used. They continue the list of all rules.
+    pub new_rules: Vec<abi::ms_rule>,
+}
+
+/// The thread and the way to it.
+pub struct Builder {
+    orders: Option<Sender<(ExecutableId, Arc<Executable>)>>,
+    built: Receiver<Built>,
+    thread: Option<JoinHandle<()>>,
+    under_way: usize,
+}
+
+impl Builder {
+    /// Starts the thread.
+    pub fn start() -> io::Result<Self> {
+        let (orders, incoming) = channel::<(ExecutableId, Arc<Executable>)>();
+        let (outgoing, built) = channel();
+        let thread = thread::Builder::new().name("tables".into()).spawn(move || {
+            let mut rules = RuleSet::new();
+            let mut sent = 0;
+            for (id, file) in incoming {
+                let table = match file.data() {
+                    Ok(data) => Table::build(&data, &mut rules).map_err(drop),
+                    Err(_) => Err(()),
+                };
+                let new_rules = rules.as_slice()[sent..].to_vec();
+                sent = rules.len();
+                if outgoing.send(Built { id, table, new_rules }).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { orders: Some(orders), built, thread: Some(thread), under_way: 0 })
+    }
+
+    /// Asks for the table of a file.
+    pub fn order(&mut self, id: ExecutableId, file: Arc<Executable>) {
+        if self.orders.as_ref().is_some_and(|orders| orders.send((id, file)).is_ok()) {
+            self.under_way += 1;
+        }
+    }
+
+    /// A finished table, if there is one.
+    pub fn try_take(&mut self) -> Option<Built> {
+        let built = self.built.try_recv().ok()?;
+        self.under_way -= 1;
+        Some(built)
+    }
+
+    /// The next finished table; waits for it. `None` when nothing is under way.
+    pub fn take(&mut self) -> Option<Built> {
+        if self.under_way == 0 {
+            return None;
+        }
+        self.under_way -= 1;
+        self.built.recv().ok()
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // it ends after the table at hand; that it panicked was told by itself
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Is there a process, is it alive, is it the kernel's? The few facts of `/proc/PID/stat` needed everywhere.
+
+use crate::Pid;
+use crate::bytes::{self, decimal};
+
+/// `PF_KTHREAD` of include/linux/sched.h, in the flags field of `/proc/PID/stat`.
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// What `/proc/PID/stat` says; fields as in proc(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// The name, without the parentheses.
+    pub(crate) comm: Vec<u8>,
+    /// `R`, `S`, `D`, `Z`, `X`, …
+    pub(crate) state: u8,
+    /// Process id of the parent.
+    pub(crate) parent: Pid,
+    /// Kernel flags of the task.
+    pub(crate) flags: u64,
+    /// When it started, in clock ticks after boot.
+    pub(crate) start_ticks: u64,
+}
+
+impl Stat {
+    /// Parses the one line of a `stat` file. The name may contain anything, also `)` and newlines, so
+    /// the fields are counted from the last parenthesis.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|&byte| byte == b'(')?;
+        let close = text.iter().rposition(|&byte| byte == b')')?;
+        let comm = text.get(open + 1..close)?.to_vec();
+        let mut fields = text[close + 1..]
+            .split(|byte| byte.is_ascii_whitespace())
+            .filter(|f| !f.is_empty());
+        let state = *fields.next()?.first()?; // field 3
+        let parent = u32::try_from(decimal(fields.next()?)?).ok()?; // field 4
+        let flags = decimal(fields.nth(4)?)?; // field 9
+        let start_ticks = decimal(fields.nth(12)?)?; // field 22
+        Some(Self {
+            comm,
+            state,
+            parent,
+            flags,
+            start_ticks,
+        })
+    }
+
+    /// Is it a thread of the kernel?
+    pub(crate) fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
+    /// Has it ended, whether or not its parent has noticed?
+    pub(crate) fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Whether user code can be looked for in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Alive,
+    KernelThread,
+    Dead,
+}
+
+/// Looks at `/proc/PID/stat`; a process that cannot be read is dead.
+pub(crate) fn presence(pid: Pid) -> Presence {
+    let stat = bytes::read_file(&format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|text| Stat::parse(&text));
+    match stat {
+        Some(stat) if stat.is_kernel_thread() => Presence::KernelThread,
+        Some(stat) if !stat.is_dead() => Presence::Alive,
+        _ => Presence::Dead,
+    }
+}

@@ -1,0 +1,284 @@
+//! The unwind table of one file: what `bpf/walk.h` searches, and the names-free list of its functions.
+
+use std::ops::Range;
+
+use crate::abi;
+use crate::convert::{self, Inexpressible};
+use crate::entries::{Entry, Kind, Reader};
+use crate::error::UnwindError;
+use crate::pieces;
+use crate::rows::{MAX_ROWS, RowWriter};
+use crate::rules::{RuleSet, fixed};
+use crate::sections::{self, FrameSection};
+use crate::trampoline;
+
+/// Unwind rows of one executable file, in the words of `bpf/abi.h` (`struct ms_table`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// File virtual address of the first page, page aligned.
+    pub base: u64,
+    /// One word for each page and one more: the index of the page's first row.
+    pub pages: Vec<u32>,
+    /// Address (low 16 bits) and rule number of each row.
+    pub rows: Vec<u32>,
+    /// What the file contained, and what could not be used.
+    pub stats: TableStats,
+    /// Where functions start, from `base`, sorted.
+    functions: Vec<u32>,
+}
+
+/// What became of the unwind information of a file. All but the first three should be 0 or nearly so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableStats {
+    /// FDEs taken from `.eh_frame`.
+    pub eh_frame_entries: u32,
+    /// FDEs taken from `.debug_frame`: those for code that `.eh_frame` does not describe.
+    pub debug_frame_entries: u32,
+    /// Signal trampolines found by their code.
+    pub trampolines: u32,
+    /// Rows without an expressible rule, by reason.
+    pub unsupported: Unsupported,
+    /// Rows that save a register where a rule cannot say.
+    pub rows_with_lost_registers: u32,
+    /// FDEs that overlap another one.
+    pub overlaps: u32,
+    /// FDEs for addresses outside the executable segments: code that the linker removed.
+    pub outside_code: u32,
+    /// Entries that do not parse.
+    pub broken_entries: u32,
+    /// Entries left out because the file asked for too much work.
+    pub over_budget: u32,
+}
+
+/// Rows without an expressible rule, by what was inexpressible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsupported {
+    /// A CFA expression of no known form.
+    pub cfa_expression: u32,
+    /// A CFA that starts from no general register, or whose offset does not fit.
+    pub cfa_register: u32,
+    /// A return address that is neither at CFA - 8 nor in a register.
+    pub return_address: u32,
+    /// A caller's stack pointer that is not the CFA (`longjmp`).
+    pub stack_pointer: u32,
+    /// A signal frame that is not the kernel's.
+    pub signal_frame: u32,
+    /// Instructions that are invalid where they stand.
+    pub invalid: u32,
+}
+
+impl Unsupported {
+    /// All of them.
+    pub fn total(&self) -> u32 {
+        let Unsupported {
+            cfa_expression,
+            cfa_register,
+            return_address,
+            stack_pointer,
+            signal_frame,
+            invalid,
+        } = *self;
+        cfa_expression + cfa_register + return_address + stack_pointer + signal_frame + invalid
+    }
+
+    pub(crate) fn count(&mut self, why: Inexpressible) {
+        let counter = match why {
+            Inexpressible::CfaExpression => &mut self.cfa_expression,
+            Inexpressible::CfaRegister => &mut self.cfa_register,
+            Inexpressible::ReturnAddress => &mut self.return_address,
+            Inexpressible::StackPointer => &mut self.stack_pointer,
+            Inexpressible::SignalFrame => &mut self.signal_frame,
+        };
+        *counter += 1;
+    }
+}
+
+impl Table {
+    /// The table of the ELF file `data`, with its rules added to `rules`; `None` if the file has no unwind
+    /// information at all and no signal trampoline either.
+    ///
+    /// `.eh_frame` speaks first, `.debug_frame` for what is left. Code that neither describes is a hole.
+    /// What does not parse or cannot be expressed is counted in [`Table::stats`].
+    pub fn build(data: &[u8], rules: &mut RuleSet) -> Result<Option<Table>, UnwindError> {
+        let sections = sections::find(data)?;
+        let mut stats = TableStats::default();
+        let code = &sections.code;
+
+        let mut eh_frame = sections.eh_frame.as_ref().map(|section| {
+            let FrameSection { data, .. } = section;
+            Reader::new(
+                gimli::EhFrame::new(data, gimli::LittleEndian),
+                data,
+                sections.bases(),
+            )
+        });
+        let mut debug_frame = sections.debug_frame.as_ref().map(|section| {
+            let mut frames = gimli::DebugFrame::new(&section.data, gimli::LittleEndian);
+            frames.set_address_size(8);
+            Reader::new(frames, &section.data, gimli::BaseAddresses::default())
+        });
+
+        let mut eh_pieces = Vec::new();
+        if let (Some(reader), Some(section)) = (&mut eh_frame, &sections.eh_frame) {
+            let found = reader.entries(Kind::EhFrame, section.exact_end, code, &mut stats);
+            (eh_pieces, stats.overlaps) = pieces::disjoint(found);
+        }
+        let mut debug_pieces = Vec::new();
+        if let Some(reader) = &mut debug_frame {
+            let found = reader.entries(Kind::DebugFrame, true, code, &mut stats);
+            let (found, overlaps) = pieces::disjoint(found);
+            stats.overlaps += overlaps;
+            debug_pieces = pieces::outside(&found, &eh_pieces);
+        }
+        stats.eh_frame_entries = eh_pieces.len() as u32;
+        stats.debug_frame_entries = debug_pieces.len() as u32;
+        let mut all = tagged(&eh_pieces, Source::EhFrame);
+        all.extend(tagged(&debug_pieces, Source::DebugFrame));
+        all.sort_unstable_by_key(|piece| piece.0.start);
+        let described: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
+        let trampolines = trampoline::find(data, code, &described, sections.go);
+        stats.trampolines = trampolines.len() as u32;
+        if described.is_empty() && trampolines.is_empty() {
+            return Ok(None);
+        }
+        if !trampolines.is_empty() {
+            let (trampolines, _) = pieces::disjoint(trampolines);
+            all = tagged(&pieces::outside(&eh_pieces, &trampolines), Source::EhFrame);
+            all.extend(tagged(
+                &pieces::outside(&debug_pieces, &trampolines),
+                Source::DebugFrame,
+            ));
+            all.extend(tagged(&trampolines, Source::Trampoline));
+            all.sort_unstable_by_key(|piece| piece.0.start);
+        }
+
+        let (Some(first), Some(last)) = (code.first(), code.last()) else {
+            return Err(UnwindError::NoCode);
+        };
+        let base = first.start & !u64::from(abi::MS_PAGE_SIZE - 1);
+        let bytes = sections.eh_frame.as_ref().map_or(0, |section| section.data.len());
+        let mut writer = RowWriter::new(base, last.end, bytes.min(data.len()) / 5);
+        for (index, &(piece, source)) in all.iter().enumerate() {
+            let row = |at, number| writer.push(at, number);
+            match (source, &mut eh_frame, &mut debug_frame) {
+                (Source::EhFrame, Some(reader), _) => reader.rules(piece, rules, &mut stats, row),
+                (Source::DebugFrame, _, Some(reader)) => reader.rules(piece, rules, &mut stats, row),
+                _ => writer.push(piece.start, rules.intern(convert::trampoline())),
+            }
+            if all.get(index + 1).is_none_or(|next| next.0.start > piece.end) {
+                writer.push(piece.end, fixed::HOLE);
+            }
+        }
+        let (pages, rows) = writer.finish().ok_or(UnwindError::TooManyRows(MAX_ROWS))?;
+        let mut functions: Vec<u32> = described
+            .iter()
+            .map(|entry| (entry.start - base) as u32)
+            .collect();
+        functions.shrink_to_fit();
+        Ok(Some(Table {
+            base,
+            pages,
+            rows,
+            stats,
+            functions,
+        }))
+    }
+
+    /// How many pages there are: `nr_pages` of `struct ms_table`.
+    pub fn nr_pages(&self) -> u32 {
+        self.pages.len().saturating_sub(1) as u32
+    }
+
+    /// The number of the rule in force at a file virtual address: the same search as `ms_find_rule` in
+    /// `bpf/walk.h`.
+    pub fn rule_at(&self, vaddr: u64) -> u16 {
+        self.row_at(vaddr)
+            .map_or(fixed::HOLE, |row| (self.rows[row] & 0xffff) as u16)
+    }
+
+    fn row_at(&self, vaddr: u64) -> Option<usize> {
+        let offset = vaddr.checked_sub(self.base)?;
+        let page = usize::try_from(offset >> abi::MS_PAGE_SHIFT).ok()?;
+        let (first, next) = (
+            *self.pages.get(page)? as usize,
+            *self.pages.get(page + 1)? as usize,
+        );
+        let wanted = ((offset as u32) << 16) | 0xffff;
+        let rows = self.rows.get(first..next)?;
+        (first + rows.partition_point(|&row| row <= wanted)).checked_sub(1)
+    }
+
+    /// All rows as (file virtual address, rule number), in order.
+    pub fn iter_rows(&self) -> impl Iterator<Item = (u64, u16)> + '_ {
+        let pages = self.pages.windows(2).enumerate();
+        pages.flat_map(move |(page, bounds)| {
+            let rows = self
+                .rows
+                .get(bounds[0] as usize..bounds[1] as usize)
+                .unwrap_or_default();
+            let upper = (page as u64) << abi::MS_PAGE_SHIFT & !0xffff;
+            rows.iter()
+                .map(move |row| (self.base + (upper | u64::from(row >> 16)), (row & 0xffff) as u16))
+        })
+    }
+
+    /// The code of every FDE, sorted: functions, and the parts that a compiler split off them.
+    pub fn functions(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        (0..self.functions.len()).filter_map(|index| self.function(index))
+    }
+
+    /// The function at a file virtual address.
+    pub fn function_at(&self, vaddr: u64) -> Option<Range<u64>> {
+        let offset = vaddr.checked_sub(self.base)?;
+        let index = self
+            .functions
+            .partition_point(|&start| u64::from(start) <= offset)
+            .checked_sub(1)?;
+        self.function(index).filter(|range| range.contains(&vaddr))
+    }
+
+    /// A function ends where the next one starts or a hole begins.
+    fn function(&self, index: usize) -> Option<Range<u64>> {
+        let start = self.base + u64::from(*self.functions.get(index)?);
+        let next = self
+            .functions
+            .get(index + 1)
+            .map_or(u64::MAX, |&next| self.base + u64::from(next));
+        let row = self.row_at(start)?;
+        // rows are looked at page by page, because a row does not carry its upper bits
+        let first_page = ((start - self.base) >> abi::MS_PAGE_SHIFT) as usize;
+        let hole = (first_page..self.nr_pages() as usize)
+            .flat_map(|page| {
+                let rows = (self.pages[page] as usize).max(row + 1)..self.pages[page + 1] as usize;
+                rows.map(move |row| (page, row))
+            })
+            .map(|(page, row)| {
+                let upper = ((page as u64) << abi::MS_PAGE_SHIFT) & !0xffff;
+                (
+                    self.base + (upper | u64::from(self.rows[row] >> 16)),
+                    (self.rows[row] & 0xffff) as u16,
+                )
+            })
+            .take_while(|&(address, _)| address < next)
+            .find(|&(_, number)| number == fixed::HOLE);
+        let end_of_pages = self.base + (u64::from(self.nr_pages()) << abi::MS_PAGE_SHIFT);
+        let end = hole.map_or(next.min(end_of_pages), |(address, _)| address);
+        Some(start..end)
+    }
+
+    /// Bytes of memory that the words of this table take in the kernel.
+    pub fn kernel_bytes(&self) -> usize {
+        4 * (self.pages.len() + self.rows.len())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    EhFrame,
+    DebugFrame,
+    Trampoline,
+}
+
+fn tagged(pieces: &[Entry], source: Source) -> Vec<(Entry, Source)> {
+    pieces.iter().map(|&piece| (piece, source)).collect()
+}

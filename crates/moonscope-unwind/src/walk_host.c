@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The walker of bpf/walk.h on the host: its surroundings are arrays and a
+ * callback that reads memory. Used by tests only (feature `host-walker`).
+ */
+#include <linux/types.h>
+#include <stddef.h>
+
+#include "walk_state.h"
+
+/* The same layout as `Surroundings` in walk_host.rs. */
+struct surroundings {
+	const __u32 *words;
+	const struct ms_rule *rules;
+	const struct ms_table *tables;
+	const struct ms_mapping *mappings;
+	__u64 nr_words;
+	__u64 nr_rules;
+	__u64 nr_tables;
+	__u64 nr_mappings;
+	__u64 *frames;
+	__u64 max_frames;
+	__s32 (*read)(void *context, void *dst, __u64 len, __u64 addr);
+	void *context;
+	/* the registers at the end, for comparison step by step */
+	__u64 reg[MS_NR_REGS];
+	__u32 valid;
+};
+
+static _Thread_local struct surroundings *around;
+
+static __u32 ms_word(__u64 index)
+{
+	return index < around->nr_words ? around->words[index] : 0;
+}
+
+static const struct ms_rule *ms_rule(__u64 number)
+{
+	return &around->rules[number < around->nr_rules ? number : 0];
+}
+
+static const struct ms_table *ms_table(__u64 index)
+{
+	return &around->tables[index < around->nr_tables ? index : 0];
+}
+
+static const struct ms_mapping *ms_mapping(__u64 index)
+{
+	return &around->mappings[index < around->nr_mappings ? index : 0];
+}
+
+static int ms_emit(struct walk *w, __u64 frame)
+{
+	if (w->depth >= around->max_frames)
+		return -1;
+	around->frames[w->depth] = frame;
+	return 0;
+}
+
+#define ms_read_user(w, dst, len, addr) around->read(around->context, dst, len, addr)
+
+#include "walk.h"
+
+/* Walks from s->reg and s->valid; returns the end and stores how many frames there are. */
+__u32 ms_walk_on_host(struct surroundings *s, __u32 max_depth, __u32 *depth)
+{
+	struct walk w = {
+		.valid = s->valid,
+		.max_depth = max_depth,
+		.exact = 1,
+		.count = s->nr_mappings,
+	};
+
+	for (int i = 0; i < MS_NR_REGS; i++)
+		w.reg[i] = s->reg[i];
+	around = s;
+	while (!walk_step(&w))
+		;
+	around = NULL;
+	*depth = w.depth;
+	for (int i = 0; i < MS_NR_REGS; i++)
+		s->reg[i] = w.reg[i];
+	s->valid = w.valid;
+	return w.end;
+}

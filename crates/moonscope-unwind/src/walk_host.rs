@@ -1,0 +1,132 @@
+//! The kernel's walker, `bpf/walk.h`, compiled for the host, so that tests and fuzzers reach every line of it.
+//!
+//! Only with the feature `host-walker`, which this crate's own tests turn on.
+
+use std::ffi::c_void;
+
+use crate::abi;
+use crate::end::WalkEnd;
+use crate::rules::RuleSet;
+use crate::table::Table;
+use crate::walker::{Registers, Walk, WalkFrame};
+
+/// What the walker in the kernel finds in its maps.
+#[derive(Clone, Debug, Default)]
+pub struct Maps {
+    /// Words of all tables.
+    pub words: Vec<u32>,
+    /// The tables in them.
+    pub tables: Vec<abi::ms_table>,
+    /// Executable mappings of the process, sorted.
+    pub mappings: Vec<abi::ms_mapping>,
+}
+
+impl Maps {
+    /// Adds a table, or one that says that the file has no unwind information; returns its index.
+    pub fn add_table(&mut self, table: Option<&Table>) -> u32 {
+        let entry = match table {
+            None => abi::ms_table {
+                state: abi::MS_TABLE_NO_INFO,
+                ..Default::default()
+            },
+            Some(table) => {
+                let pages = self.words.len() as u32;
+                self.words.extend(&table.pages);
+                let rows = self.words.len() as u32;
+                self.words.extend(&table.rows);
+                abi::ms_table {
+                    base: table.base,
+                    nr_pages: table.nr_pages(),
+                    pages,
+                    rows,
+                    nr_rows: table.rows.len() as u32,
+                    state: abi::MS_TABLE_ROWS,
+                    unused: 0,
+                }
+            }
+        };
+        self.tables.push(entry);
+        self.tables.len() as u32 - 1
+    }
+}
+
+type Read<'a> = dyn FnMut(u64, &mut [u8]) -> bool + 'a;
+
+#[repr(C)]
+struct Surroundings {
+    words: *const u32,
+    rules: *const abi::ms_rule,
+    tables: *const abi::ms_table,
+    mappings: *const abi::ms_mapping,
+    nr_words: u64,
+    nr_rules: u64,
+    nr_tables: u64,
+    nr_mappings: u64,
+    frames: *mut u64,
+    max_frames: u64,
+    read: unsafe extern "C" fn(*mut c_void, *mut c_void, u64, u64) -> i32,
+    context: *mut c_void,
+    reg: [u64; abi::MS_NR_REGS as usize],
+    valid: u32,
+}
+
+unsafe extern "C" {
+    fn ms_walk_on_host(surroundings: *mut Surroundings, max_depth: u32, depth: *mut u32) -> u32;
+}
+
+/// `ms_read_user`: 0 on success.
+unsafe extern "C" fn read(context: *mut c_void, dst: *mut c_void, len: u64, address: u64) -> i32 {
+    // SAFETY: `context` is the `context` of the `Surroundings` that `host_walk` made and still holds, and the
+    // walker passes a buffer of its own that has `len` bytes.
+    let (read, into) = unsafe {
+        let read = &mut *context.cast::<&mut Read<'_>>();
+        (
+            read,
+            std::slice::from_raw_parts_mut(dst.cast::<u8>(), len as usize),
+        )
+    };
+    if read(address, into) { 0 } else { -14 }
+}
+
+/// Walks as the kernel would, with `memory` in place of the process: it fills the buffer and returns `true`,
+/// or returns `false` where there is nothing.
+pub fn host_walk(
+    maps: &Maps,
+    rules: &RuleSet,
+    registers: &Registers,
+    max_depth: u32,
+    mut memory: impl FnMut(u64, &mut [u8]) -> bool,
+) -> Walk {
+    let mut frames = vec![0u64; max_depth as usize];
+    let mut memory: &mut Read<'_> = &mut memory;
+    // C never looks at element 0 of an empty array: tables and mappings are asked for by mappings only
+    let mut surroundings = Surroundings {
+        words: maps.words.as_ptr(),
+        rules: rules.as_slice().as_ptr(),
+        tables: maps.tables.as_ptr(),
+        mappings: maps.mappings.as_ptr(),
+        nr_words: maps.words.len() as u64,
+        nr_rules: rules.len() as u64,
+        nr_tables: maps.tables.len() as u64,
+        nr_mappings: maps.mappings.len() as u64,
+        frames: frames.as_mut_ptr(),
+        max_frames: frames.len() as u64,
+        read,
+        context: (&raw mut memory).cast(),
+        reg: registers.regs,
+        valid: registers.valid,
+    };
+    let mut depth = 0;
+    // SAFETY: all pointers are to vectors that outlive the call, with their lengths beside them, and the C
+    // side checks every index against these.
+    let end = unsafe { ms_walk_on_host(&mut surroundings, max_depth, &mut depth) };
+    let frames = frames.iter().take(depth as usize).map(|frame| WalkFrame {
+        addr: frame & abi::MS_FRAME_ADDR_MASK,
+        exact: frame & abi::MS_FRAME_EXACT != 0,
+        fp: frame & abi::MS_FRAME_FP != 0,
+    });
+    Walk {
+        frames: frames.collect(),
+        end: WalkEnd::from_number(end).unwrap_or(WalkEnd::None),
+    }
+}

@@ -1,0 +1,176 @@
+//! Walks on stacks that are made up, for moments at which a real program cannot be stopped.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use moonscope_unwind::{
+    ModuleAt, Modules, Registers, RuleSet, StackCopy, Table, UnwindData, WalkEnd, WalkFrame, abi, walk,
+};
+
+const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
+
+/// libc alone, where its file says, and a page of generated code.
+struct Libc {
+    data: UnwindData,
+    table: Table,
+    rules: RuleSet,
+}
+
+const GENERATED: std::ops::Range<u64> = 0x7000_0000..0x7000_1000;
+
+impl Libc {
+    fn load() -> Libc {
+        let bytes = std::fs::read(LIBC).unwrap();
+        let mut rules = RuleSet::new();
+        let table = Table::build(&bytes, &mut rules).unwrap().unwrap();
+        Libc {
+            data: UnwindData::new(bytes).unwrap(),
+            table,
+            rules,
+        }
+    }
+
+    /// The first address whose rule is of this kind.
+    fn first(&self, wanted: impl Fn(&abi::ms_rule) -> bool) -> u64 {
+        let mut rows = self.table.iter_rows();
+        rows.find(|&(_, number)| wanted(self.rules.get(number).unwrap()))
+            .unwrap()
+            .0
+    }
+
+    /// A function that has its return address on top of the stack when it starts.
+    fn function(&self) -> u64 {
+        let mut starts = self
+            .table
+            .functions()
+            .filter(|f| f.end - f.start > 64)
+            .map(|f| f.start);
+        let plain = |&start: &u64| {
+            let rule = self.rules.get(self.table.rule_at(start)).unwrap();
+            (u32::from(rule.cfa), u32::from(rule.reg), rule.off) == (abi::MS_CFA_REG, abi::MS_REG_RSP, 8)
+        };
+        starts.find(plain).unwrap()
+    }
+
+    fn root(&self) -> u64 {
+        self.first(|rule| u32::from(rule.cfa) == abi::MS_CFA_ROOT)
+    }
+}
+
+impl Modules for Libc {
+    fn find(&self, address: u64) -> Option<ModuleAt<'_>> {
+        if GENERATED.contains(&address) {
+            return Some(ModuleAt::Anonymous);
+        }
+        self.data.code_at(address, 1).map(|_| ModuleAt::File {
+            bias: 0,
+            data: &self.data,
+        })
+    }
+}
+
+const SP: u64 = 0x7fff_0000_0000;
+
+fn registers(rip: u64, others: &[(u32, u64)]) -> Registers {
+    let mut registers = Registers::new([0; abi::MS_NR_REGS as usize]);
+    registers.set(abi::MS_REG_RIP as usize, Some(rip));
+    registers.set(abi::MS_REG_RSP as usize, Some(SP));
+    for &(register, value) in others {
+        registers.set(register as usize, Some(value));
+    }
+    registers
+}
+
+fn walk_words(libc: &Libc, registers: Registers, words: &[u64]) -> (Vec<(u64, bool, bool)>, WalkEnd) {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let result = walk(
+        libc,
+        registers,
+        &StackCopy {
+            sp: SP,
+            bytes: &bytes,
+        },
+        10,
+    );
+    let frame = |frame: &WalkFrame| (frame.addr, frame.exact, frame.fp);
+    (result.frames.iter().map(frame).collect(), result.end)
+}
+
+#[test]
+fn vfork_keeps_its_return_address_in_a_register() {
+    let libc = Libc::load();
+    let vfork = libc.first(|rule| rule.ra == (abi::MS_RA_IN_REG + abi::MS_REG_RDI) as u8 && rule.off == 0);
+    let back = libc.root() + 1;
+    let (frames, end) = walk_words(&libc, registers(vfork, &[(abi::MS_REG_RDI, back)]), &[0; 4]);
+    assert_eq!(frames, [(vfork, true, false), (back, false, false)]);
+    assert_eq!(end, WalkEnd::Root);
+}
+
+#[test]
+fn a_signal_frame_gives_all_registers_back() {
+    let libc = Libc::load();
+    let trampoline = libc.first(|rule| u32::from(rule.cfa) == abi::MS_CFA_SIGNAL) + 1;
+    let interrupted = libc.root();
+    // a handler without a frame of its own (a function at its first byte), then the ucontext
+    let handler = libc.function();
+    let mut words = vec![trampoline];
+    words.resize(1 + 5 + 17, 0);
+    words[1 + 5 + 15] = SP + 4096; // rsp
+    words[1 + 5 + 16] = interrupted; // rip
+    let (frames, end) = walk_words(&libc, registers(handler, &[]), &words);
+    // the interrupted address is exact: its row is looked up there, not one byte lower
+    assert_eq!(
+        frames,
+        [
+            (handler, true, false),
+            (trampoline, false, false),
+            (interrupted, true, false)
+        ]
+    );
+    assert_eq!(end, WalkEnd::Root);
+    words.truncate(1 + 5 + 16);
+    let (frames, end) = walk_words(&libc, registers(handler, &[]), &words);
+    assert_eq!((frames.len(), end), (2, WalkEnd::Unreadable));
+}
+
+#[test]
+fn generated_code_is_followed_by_frame_pointer_only_where_it_looks_like_one() {
+    let libc = Libc::load();
+    let code = GENERATED.start + 16;
+    let back = libc.root() + 1;
+    let go = |rbp: u64, words: &[u64]| {
+        let (frames, end) = walk_words(&libc, registers(code, &[(abi::MS_REG_RBP, rbp)]), words);
+        (frames.len(), end)
+    };
+    assert_eq!(go(0, &[]), (1, WalkEnd::RootZero));
+    assert_eq!(go(SP - 8, &[0; 8]), (1, WalkEnd::NoRow)); // below the stack pointer
+    assert_eq!(go(SP + 4, &[0; 8]), (1, WalkEnd::NoRow)); // not aligned
+    assert_eq!(go(SP + 8, &[0, 0, 0x1234, 0]), (1, WalkEnd::NoRow)); // returns to no code
+    assert_eq!(go(SP + 8, &[0, 0, 0]), (1, WalkEnd::RootZero));
+    assert_eq!(go(SP + 64, &[0; 4]), (1, WalkEnd::NoRow)); // not in the copy
+    // returns into libc, but behind no call
+    assert_eq!(go(SP + 8, &[0, 0, back, 0]), (1, WalkEnd::NoRow));
+    // other generated code, whose bytes are not known
+    assert_eq!(
+        go(SP, &[SP + 16, GENERATED.start + 80, 0, 0]),
+        (2, WalkEnd::RootZero)
+    );
+}
+
+#[test]
+fn a_return_address_in_no_mapping_is_no_frame() {
+    let libc = Libc::load();
+    let function = libc.function();
+    let (frames, end) = walk_words(&libc, registers(function, &[]), &[0xdead_beef]);
+    assert_eq!((frames.len(), end), (1, WalkEnd::NoMapping));
+    let (frames, end) = walk_words(&libc, registers(0x10, &[]), &[]);
+    assert_eq!((frames, end), (vec![(0x10, true, false)], WalkEnd::NoMapping));
+}
+
+#[test]
+fn a_walk_stops_at_the_depth_limit() {
+    let libc = Libc::load();
+    let function = libc.function();
+    let words = vec![function + 1; 100];
+    let (frames, end) = walk_words(&libc, registers(function, &[]), &words);
+    assert_eq!((frames.len(), end), (10, WalkEnd::Depth));
+}

@@ -1,0 +1,249 @@
+//! Every byte of real libraries: the row in force means what gimli says of that address.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+
+use gimli::{EhFrame, EndianSlice, LittleEndian, UnwindContext, UnwindSection};
+use moonscope_unwind::{RuleSet, Table, abi};
+use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
+
+#[path = "common/semantics.rs"]
+mod semantics;
+
+use semantics::Step;
+
+const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
+
+/// How many rows of a file may differ, by what the row format cannot say.
+#[derive(Debug, Default, PartialEq)]
+struct Differences {
+    unsupported: u32,
+    lost: u32,
+}
+
+/// Compares `data`'s table with `section`, and holes with what no FDE of it covers.
+fn compare<'a, S>(data: &[u8], section: &S, bytes: &'a [u8], bases: &gimli::BaseAddresses) -> Differences
+where
+    S: UnwindSection<EndianSlice<'a, LittleEndian>>,
+{
+    let mut rules = RuleSet::new();
+    let table = Table::build(data, &mut rules).unwrap().unwrap();
+    check_invariants(&table, &rules);
+    let mut differences = Differences::default();
+    let mut described: Vec<(u64, u64)> = Vec::new();
+    let mut context = UnwindContext::new();
+    let mut entries = section.entries(bases);
+    while let Some(entry) = entries.next().unwrap() {
+        let gimli::CieOrFde::Fde(partial) = entry else {
+            continue;
+        };
+        let fde = partial.parse(UnwindSection::cie_from_offset).unwrap();
+        described.push((fde.initial_address(), fde.end_address()));
+        assert_eq!(
+            table.function_at(fde.initial_address()),
+            Some(fde.initial_address()..fde.end_address())
+        );
+        let (signal, encoding) = (fde.is_signal_trampoline(), fde.cie().encoding());
+        let mut rows = fde.rows(section, bases, &mut context).unwrap();
+        while let Some(row) = rows.next_row().unwrap() {
+            if row.start_address() >= row.end_address() {
+                continue;
+            }
+            let number = table.rule_at(row.start_address());
+            let same = (row.start_address()..row.end_address()).all(|vaddr| table.rule_at(vaddr) == number);
+            assert!(same, "one row, two rules: {:#x}", row.start_address());
+            let rule = rules.get(number).unwrap();
+            match compare_row(rule, row, signal, bytes, encoding) {
+                Ok(difference) => {
+                    differences.unsupported += difference.unsupported;
+                    differences.lost += difference.lost;
+                }
+                Err((found, wanted)) => {
+                    panic!(
+                        "{:#x}: {rule:?}\n{found:?}\n{wanted:?}\n{row:?}",
+                        row.start_address()
+                    )
+                }
+            }
+        }
+    }
+    described.sort_unstable();
+    for bounds in described.windows(2) {
+        for vaddr in bounds[0].1..bounds[1].0 {
+            assert_eq!(u32::from(table.rule_at(vaddr)), abi::MS_RULE_HOLE, "{vaddr:#x}");
+            assert_eq!(table.function_at(vaddr), None, "{vaddr:#x}");
+        }
+    }
+    assert_eq!(
+        table.stats.overlaps + table.stats.broken_entries + table.stats.over_budget,
+        0
+    );
+    assert_eq!(table.functions().count(), described.len());
+    differences
+}
+
+fn compare_row(
+    rule: &abi::ms_rule,
+    row: &gimli::UnwindTableRow<usize>,
+    signal: bool,
+    section: &[u8],
+    encoding: gimli::Encoding,
+) -> Result<Differences, (Step, Step)> {
+    let mut differences = Differences::default();
+    if u32::from(rule.cfa) == abi::MS_CFA_UNSUPPORTED {
+        differences.unsupported = 1;
+        return Ok(differences);
+    }
+    // both sides of every threshold of a PLT stub
+    let seeds = if u32::from(rule.cfa) == abi::MS_CFA_PLT {
+        16
+    } else {
+        2
+    };
+    for seed in 0..seeds {
+        let mut registers: [u64; 17] =
+            std::array::from_fn(|register| semantics::memory(seed * 17 + register as u64));
+        registers[16] = registers[16] & !15 | seed;
+        let mut found = semantics::by_rule(rule, &registers);
+        let wanted = semantics::by_dwarf(row, signal, section, encoding, &registers);
+        if let (
+            Step::Caller { registers: found, .. },
+            Step::Caller {
+                registers: wanted, ..
+            },
+        ) = (&mut found, &wanted)
+        {
+            // what the format calls lost may be known to DWARF
+            for (register, slot) in semantics::SAVED.into_iter().zip(rule.saved) {
+                if slot < 0 {
+                    differences.lost = 1;
+                    found[register] = wanted[register];
+                }
+            }
+        }
+        if found != wanted {
+            return Err((found, wanted));
+        }
+    }
+    Ok(differences)
+}
+
+fn check_invariants(table: &Table, rules: &RuleSet) {
+    assert_eq!(table.base % u64::from(abi::MS_PAGE_SIZE), 0);
+    assert_eq!(table.pages.len(), table.nr_pages() as usize + 1);
+    assert_eq!(table.pages[0], 0);
+    assert_eq!(*table.pages.last().unwrap() as usize, table.rows.len());
+    assert!(table.pages.is_sorted());
+    assert_eq!(table.rows[0] >> 16, 0);
+    assert!(
+        table
+            .pages
+            .windows(2)
+            .all(|page| page[1] - page[0] <= abi::MS_PAGE_SIZE)
+    );
+    let rows: Vec<_> = table.iter_rows().collect();
+    assert_eq!(rows.len(), table.rows.len());
+    assert_eq!(rows[0].0, table.base);
+    assert!(
+        rows.windows(2)
+            .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 != pair[1].1)
+    );
+    for &(address, number) in &rows {
+        assert!(rules.get(number).is_some());
+        assert_eq!(table.rule_at(address), number);
+    }
+    for pair in rows.windows(2) {
+        assert_eq!(table.rule_at(pair[1].0 - 1), pair[0].1);
+    }
+    let mut end = 0;
+    for function in table.functions() {
+        assert!(end <= function.start && function.start < function.end);
+        end = function.end;
+        assert_eq!(table.function_at(function.start), Some(function.clone()));
+        assert_eq!(table.function_at(function.end - 1), Some(function));
+    }
+}
+
+fn eh_frame_differences(path: &str) -> Option<Differences> {
+    if !Path::new(path).exists() {
+        eprintln!("skipped: no {path}");
+        return None;
+    }
+    let data = std::fs::read(path).unwrap();
+    let file = object::File::parse(&*data).unwrap();
+    let section = file.section_by_name(".eh_frame").unwrap();
+    let bytes = section.data().unwrap();
+    let bases = gimli::BaseAddresses::default().set_eh_frame(section.address());
+    Some(compare(&data, &EhFrame::new(bytes, LittleEndian), bytes, &bases))
+}
+
+#[test]
+fn every_byte_of_libc() {
+    if let Some(differences) = eh_frame_differences(&format!("{LIBRARIES}/libc.so.6")) {
+        // longjmp and setcontext, three times each at most
+        assert!(differences.unsupported <= 6, "{differences:?}");
+        assert_eq!(differences.lost, 0);
+    }
+}
+
+#[test]
+fn every_byte_of_libcrypto() {
+    if let Some(differences) = eh_frame_differences(&format!("{LIBRARIES}/libcrypto.so.3")) {
+        // CFAs found by an index in r9 (rsaz), in perlasm code
+        assert!(differences.unsupported <= 8, "{differences:?}");
+        assert!(differences.lost <= 4, "{differences:?}");
+    }
+}
+
+#[test]
+fn every_byte_of_other_libraries() {
+    for name in [
+        "libstdc++.so.6",
+        "libssl.so.3",
+        "ld-linux-x86-64.so.2",
+        "libpthread.so.0",
+        "libm.so.6",
+    ] {
+        if let Some(differences) = eh_frame_differences(&format!("{LIBRARIES}/{name}")) {
+            assert!(
+                differences.unsupported <= 4 && differences.lost == 0,
+                "{name}: {differences:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_byte_of_this_program() {
+    let path = std::env::current_exe().unwrap();
+    let differences = eh_frame_differences(path.to_str().unwrap()).unwrap();
+    assert!(
+        differences.unsupported <= 8 && differences.lost <= 8,
+        "{differences:?}"
+    );
+}
+
+#[test]
+fn code_outside_the_executable_segments_is_a_hole() {
+    let data = std::fs::read(format!("{LIBRARIES}/libc.so.6")).unwrap();
+    let file = object::File::parse(&*data).unwrap();
+    let mut rules = RuleSet::new();
+    let table = Table::build(&data, &mut rules).unwrap().unwrap();
+    for segment in file.segments() {
+        let SegmentFlags::Elf { p_flags, .. } = segment.flags() else {
+            continue;
+        };
+        let far = [segment.address(), segment.address() + segment.size()];
+        if p_flags & object::elf::PF_X != object::elf::PF_X {
+            assert!(
+                far.iter()
+                    .all(|&vaddr| u32::from(table.rule_at(vaddr)) == abi::MS_RULE_HOLE)
+            );
+        }
+    }
+    for vaddr in [0, table.base - 1, u64::MAX, u64::MAX - 1, 1 << 47] {
+        assert_eq!(u32::from(table.rule_at(vaddr)), abi::MS_RULE_HOLE);
+        assert_eq!(table.function_at(vaddr), None);
+    }
+}

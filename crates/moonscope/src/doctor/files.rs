@@ -1,0 +1,142 @@
+//! The executable files of a target: every one that its processes have mapped.
+
+use super::file::{self, FileReport};
+use moonscope_process::{Executable, ExecutableKey, MappingName, Pid, ProcessError, open_in_root, read_maps};
+use serde::Serialize;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+
+/// Most files that are looked into, for a whole machine.
+const MAX_FILES: usize = 4096;
+
+/// What is known of the code of a target.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct TargetReport {
+    /// What the target is called.
+    pub(super) what: String,
+    /// How many processes were looked at.
+    pub(super) processes: usize,
+    pub(super) files: Vec<FileReport>,
+    /// Code that no file holds, made at run time.
+    pub(super) generated: Vec<GeneratedCode>,
+    /// What could not be looked at, one sentence each.
+    pub(super) problems: Vec<String>,
+}
+
+/// Executable memory without a file in one process.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct GeneratedCode {
+    pub(super) pid: Pid,
+    pub(super) kib: u64,
+    pub(super) areas: usize,
+    /// The process, or something in it, writes names of its code to `/tmp/perf-PID.map`.
+    pub(super) perf_map: bool,
+}
+
+/// Files already looked at, by what they are; the value is the place in the report.
+#[derive(Default)]
+struct Known {
+    by_key: HashMap<ExecutableKey, usize>,
+    problems: BTreeSet<String>,
+}
+
+/// Looks into the files that these processes have mapped executable.
+pub(super) fn of_processes(what: &str, pids: &BTreeSet<Pid>) -> TargetReport {
+    let mut report = TargetReport {
+        what: what.to_owned(),
+        ..TargetReport::default()
+    };
+    let mut known = Known::default();
+    for &pid in pids {
+        match report.add_process(pid, &mut known) {
+            Ok(()) => report.processes += 1,
+            // Processes end; that is no problem unless all do.
+            Err(err) if err.is_gone() && pids.len() > 1 => {}
+            Err(err) => drop(known.problems.insert(err.to_string())),
+        }
+    }
+    report.problems.extend(known.problems);
+    report
+}
+
+/// Looks into one program that does not run.
+pub(super) fn of_program(what: &str, program: &Path) -> TargetReport {
+    let mut report = TargetReport {
+        what: what.to_owned(),
+        ..TargetReport::default()
+    };
+    let program = program.canonicalize().unwrap_or_else(|_| program.to_owned());
+    match Executable::open_path(&program).and_then(|executable| file::examine(&executable)) {
+        Ok(file) => report.files.push(file),
+        Err(err) => report.problems.push(err.to_string()),
+    }
+    report
+}
+
+impl TargetReport {
+    /// Nothing could be looked at, and not for want of processes.
+    pub(super) fn is_closed(&self) -> bool {
+        self.files.is_empty() && !self.problems.is_empty()
+    }
+
+    fn add_process(&mut self, pid: Pid, known: &mut Known) -> Result<(), ProcessError> {
+        let mut generated = GeneratedCode {
+            pid,
+            kib: 0,
+            areas: 0,
+            perf_map: false,
+        };
+        // A file may be mapped executable in several pieces.
+        let mut seen = HashSet::new();
+        for mapping in read_maps(pid)?.into_iter().filter(|mapping| mapping.executable) {
+            match mapping.name {
+                MappingName::File { .. } | MappingName::Vdso => {
+                    match Executable::open(pid, &mapping) {
+                        Ok(executable) => self.add_file(&executable, &mut seen, known),
+                        Err(err) if err.is_gone() => return Err(err),
+                        Err(err) => drop(known.problems.insert(err.to_string())),
+                    };
+                }
+                MappingName::Vsyscall => {}
+                _ => {
+                    generated.kib += mapping.len() >> 10;
+                    generated.areas += 1;
+                }
+            }
+        }
+        if generated.areas > 0 {
+            let inside = moonscope_process::Process::find(pid)?.pid_inside();
+            generated.perf_map = open_in_root(pid, Path::new(&format!("/tmp/perf-{inside}.map"))).is_ok();
+            self.generated.push(generated);
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, executable: &Executable, seen: &mut HashSet<usize>, known: &mut Known) {
+        let at = match known.by_key.get(executable.key()) {
+            Some(&at) => at,
+            None if self.files.len() >= MAX_FILES => {
+                known
+                    .problems
+                    .insert(format!("more than {MAX_FILES} files: the others were left out"));
+                return;
+            }
+            None => match file::examine(executable) {
+                Ok(file) => {
+                    self.files.push(file);
+                    known
+                        .by_key
+                        .insert(executable.key().clone(), self.files.len() - 1);
+                    self.files.len() - 1
+                }
+                Err(err) => {
+                    known.problems.insert(err.to_string());
+                    return;
+                }
+            },
+        };
+        if seen.insert(at) {
+            self.files[at].processes += 1;
+        }
+    }
+}

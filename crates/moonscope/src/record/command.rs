@@ -1,0 +1,115 @@
+//! A command that is started for the recording: it waits until sampling runs, so that its first
+//! instruction is seen.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use moonscope_process::Pid;
+use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::exit::{Code, Failure};
+
+/// A child process that has not yet become the command, or has.
+pub struct Command {
+    pid: rustix::process::Pid,
+    name: String,
+    /// One byte lets it go; closed without one, it ends.
+    go: Option<std::fs::File>,
+    /// The error number of a failed exec; closed without a word by a successful one.
+    failure: std::fs::File,
+    status: Option<WaitStatus>,
+}
+
+impl Command {
+    /// Makes the child process, which waits.
+    ///
+    /// Must run before any other thread is started: only then may the child allocate.
+    pub fn start(program: &Path, argv: &[OsString]) -> Result<Self, Failure> {
+        let cannot = |err: io::Error| Failure::new(Code::Failed, format!("{}: cannot start: {err}", program.display()));
+        let as_c = |bytes: &[u8]| CString::new(bytes).map_err(|err| cannot(err.into()));
+        let path = as_c(program.as_os_str().as_bytes())?;
+        let args = argv.iter().map(|arg| as_c(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let mut pointers: Vec<_> = args.iter().map(|arg| arg.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        let (wait, go) = pipe().map_err(cannot)?;
+        let (failure, report) = pipe().map_err(cannot)?;
+
+        // SAFETY: no other thread runs yet, and the child only reads, writes, and executes.
+        match unsafe { libc::fork() } {
+            -1 => Err(cannot(io::Error::last_os_error())),
+            0 => {
+                drop((go, failure));
+                // SAFETY: the arguments are NUL-terminated and live; `become_command` does not return.
+                unsafe { become_command(&path, &pointers, &wait, &report) }
+            }
+            pid => {
+                let Some(pid) = rustix::process::Pid::from_raw(pid) else {
+                    return Err(cannot(io::ErrorKind::InvalidData.into()));
+                };
+                let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Ok(Self { pid, name, go: Some(go.into()), failure: failure.into(), status: None })
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Lets it become the command.
+    pub fn go(&mut self) -> Result<(), Failure> {
+        if let Some(mut go) = self.go.take() {
+            go.write_all(&[1])?;
+        }
+        let mut errno = [0; 4];
+        if self.failure.read_exact(&mut errno).is_ok() {
+            let err = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+            return Err(Failure::new(Code::NoTarget, format!("{}: cannot execute: {err}", self.name)));
+        }
+        Ok(())
+    }
+
+    /// How it ended, if it did: `gzip exited with status 1`.
+    pub fn ended(&mut self) -> Result<Option<String>, Failure> {
+        if self.status.is_none() {
+            self.status = match rustix::process::waitpid(Some(self.pid), WaitOptions::NOHANG) {
+                Ok(waited) => waited.map(|(_, status)| status),
+                Err(rustix::io::Errno::INTR) => None,
+                Err(err) => return Err(io::Error::from(err).into()),
+            };
+        }
+        Ok(self.status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("{} exited with status {code}", self.name),
+            (None, Some(signal)) => format!("{} was ended by signal {signal}", self.name),
+            (None, None) => format!("{} ended", self.name),
+        }))
+    }
+}
+
+/// The child's side: waits for the word, then executes. Ends the process if either fails.
+///
+/// # Safety
+///
+/// `argv` must end with a null pointer, its strings must be NUL-terminated and live.
+unsafe fn become_command(path: &CString, argv: &[*const libc::c_char], wait: &OwnedFd, report: &OwnedFd) -> ! {
+    let mut word = [0u8; 1];
+    // SAFETY: reads one byte into one byte; then the contract of this function; `report` is open.
+    unsafe {
+        if libc::read(wait.as_raw_fd(), word.as_mut_ptr().cast(), 1) == 1 {
+            libc::execv(path.as_ptr(), argv.as_ptr());
+            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
+            libc::write(report.as_raw_fd(), errno.as_ptr().cast(), errno.len());
+        }
+        libc::_exit(127)
+    }
+}
+
+/// A pipe, reading end first; both ends close on exec.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = io::pipe()?;
+    Ok((read.into(), write.into()))
+}

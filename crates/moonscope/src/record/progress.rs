@@ -1,0 +1,50 @@
+//! What the terminal shows while recording; nothing in a pipe.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use moonscope_probe::Session;
+
+/// A line on stderr that is written over.
+pub struct Progress {
+    bar: ProgressBar,
+    limit: Option<Duration>,
+}
+
+impl Progress {
+    /// Shows nothing if stderr is no terminal or `quiet`.
+    pub fn new(quiet: bool, limit: Option<Duration>) -> Self {
+        let bar = ProgressBar::new_spinner();
+        if quiet || !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        Self { bar, limit }
+    }
+
+    /// Shows time, samples, losses and processes as they are now.
+    pub fn show(&self, session: &Session, elapsed: Duration) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let ticks = session.ticks();
+        let (samples, processes) = session.progress();
+        let limit = self.limit.map(|limit| format!(" of {:.0}", limit.as_secs_f64())).unwrap_or_default();
+        self.bar.set_message(format!(
+            "{:.1}{limit} s  {samples} samples  {} lost  {processes} process{}  (Ctrl-C ends and writes)",
+            elapsed.as_secs_f64(),
+            ticks.lost_ring + ticks.lost_cpu,
+            if processes == 1 { "" } else { "es" },
+        ));
+        self.bar.tick();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,187 @@
+//! What a recording says of itself: in the profile, on the terminal, in the exit code.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use moonscope_probe::{ClockKind, Totals, WalkLoop};
+use moonscope_profile::{Accounting, Meta, Profile, ValueType};
+use moonscope_symbols::{KernelSymbols, Symbolizer};
+
+use super::EndedBy;
+use crate::exit::{Code, Failure};
+use crate::output::Written;
+
+/// A finished recording, apart from its stacks.
+pub struct Recording {
+    /// What was recorded, in words.
+    pub target: String,
+    /// What made the ticks.
+    pub clock: ClockKind,
+    /// Who walked the stacks.
+    pub walk_loop: WalkLoop,
+    /// Ticks per second and CPU that were asked for.
+    pub hz: u64,
+    /// When, since 1970.
+    pub began: Duration,
+    /// How long.
+    pub recorded: Duration,
+    /// Why it ended.
+    pub ended_by: EndedBy,
+    /// Ticks and samples.
+    pub totals: Totals,
+    /// Print nothing but errors.
+    pub quiet: bool,
+}
+
+/// More than this part of the wanted ticks lost: the exit code says partial.
+const TOLERATED_LOSS: f64 = 0.01;
+
+impl Recording {
+    /// Nanoseconds between two ticks.
+    pub fn period(&self) -> i64 {
+        1_000_000_000 / self.hz.max(1).cast_signed()
+    }
+
+    fn accounting(&self) -> Accounting {
+        let ticks = &self.totals.ticks;
+        let received = &self.totals.received;
+        let mut lost = BTreeMap::new();
+        for (place, count) in [
+            ("ring buffer full", ticks.lost_ring),
+            ("CPU added later", ticks.lost_cpu),
+            ("malformed record", received.malformed),
+        ] {
+            if count > 0 {
+                lost.insert(place.to_owned(), count);
+            }
+        }
+        Accounting {
+            fired: ticks.fired,
+            idle: ticks.idle,
+            filtered: ticks.filtered,
+            complete: received.complete,
+            truncated: received.truncated.iter().map(|(&reason, &count)| (reason.to_owned(), count)).collect(),
+            lost,
+        }
+    }
+
+    /// Writes into the profile when, where and how it was recorded, and what became of each tick.
+    pub fn describe(&self, profile: &mut Profile) {
+        let uname = rustix::system::uname();
+        profile.meta = Meta {
+            start: u64::try_from(self.began.as_nanos()).ok(),
+            duration: u64::try_from(self.recorded.as_nanos()).ok(),
+            period: Some((ValueType::cpu(), self.period())),
+            event: self.clock.name().to_owned(),
+            frequency_hz: Some(self.hz),
+            target: self.target.clone(),
+            host: uname.nodename().to_string_lossy().into_owned(),
+            kernel: uname.release().to_string_lossy().into_owned(),
+            producer: concat!("moonscope ", env!("CARGO_PKG_VERSION")).to_owned(),
+            comments: Vec::new(),
+        };
+        profile.accounting = self.accounting();
+    }
+
+    /// The failure of a recording without a single sample: it says why there is none.
+    pub fn no_samples(&self) -> Failure {
+        let ticks = &self.totals.ticks;
+        let seconds = self.recorded.as_secs_f64();
+        if self.ended_by == EndedBy::Target {
+            return Failure::new(Code::NoTarget, format!("{} ended before it was sampled", self.target));
+        }
+        let what = format!("no samples of {} in {seconds:.1} s", self.target);
+        let failure = Failure::new(Code::NoSamples, what);
+        if ticks.fired == 0 {
+            return failure.with_remedy(format!(
+                "the sampling clock ({}) never ticked: the time was too short for {} Hz",
+                self.clock.name(),
+                self.hz
+            ));
+        }
+        if ticks.lost_ring > 0 {
+            return failure.with_remedy(format!("{} samples were lost: the ring buffer was full", ticks.lost_ring));
+        }
+        failure.with_remedy(format!(
+            "it used no CPU time: of {} ticks, {} found an idle CPU and {} another task\n\
+             (a process that waits has no CPU profile; try a longer -d, or a higher -F)",
+            ticks.fired, ticks.idle, ticks.filtered
+        ))
+    }
+
+    /// Prints the last lines and says how it went.
+    pub fn finish(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written], processes: usize) -> Code {
+        if !self.quiet {
+            for line in self.lines(profile, symbolizer, written, processes) {
+                eprintln!("{line}");
+            }
+        }
+        let wanted = profile.accounting.kept() + profile.accounting.lost_total();
+        let lost = profile.accounting.lost_total() as f64;
+        if lost > TOLERATED_LOSS * wanted as f64 { Code::Partial } else { Code::Done }
+    }
+
+    fn lines(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written], processes: usize) -> Vec<String> {
+        let received = &self.totals.received;
+        let mut lines = vec![format!(
+            "recorded {} for {:.1} s{}: {} samples of {processes} process{} at {} Hz by {}",
+            self.target,
+            self.recorded.as_secs_f64(),
+            match &self.ended_by {
+                EndedBy::Time | EndedBy::Signal => String::new(),
+                EndedBy::Target => " (until it ended)".to_owned(),
+                EndedBy::Command(how) => format!(" ({})", moonscope_profile::visible(how)),
+            },
+            received.samples(),
+            if processes == 1 { "" } else { "es" },
+            self.hz,
+            self.clock.name(),
+        )];
+        lines.push(format!(
+            "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {} unwind tables, {:.1} MiB",
+            self.walk_loop.phrase(),
+            received.walked_here,
+            received.by_frame_pointer,
+            self.totals.tables.built,
+            self.totals.table_bytes as f64 / f64::from(1 << 20),
+        ));
+        let run_time = self.totals.run_time;
+        if run_time.runs > 0 {
+            lines.push(format!(
+                "cost: {:.2} µs per kept sample in the kernel ({} runs, {:.2} µs each)",
+                run_time.nanoseconds as f64 / 1000.0 / self.totals.ticks.sent.max(1) as f64,
+                run_time.runs,
+                run_time.nanoseconds as f64 / 1000.0 / run_time.runs as f64,
+            ));
+        }
+        if let KernelSymbols::Restricted { reason, remedy } = symbolizer.kernel_status() {
+            lines.push(format!("kernel functions have no names: {reason}; {remedy}"));
+        }
+        lines.extend(self.limits_hit());
+        for file in written {
+            if let Some(path) = &file.path {
+                let name = path.to_string_lossy();
+                lines.push(format!("wrote {} ({} KiB)", moonscope_profile::visible(&name), file.bytes.div_ceil(1024)));
+            }
+        }
+        lines.push(profile.accounting.to_string());
+        lines
+    }
+
+    /// A line for each limit that was hit and each thing that could not be read.
+    fn limits_hit(&self) -> Vec<String> {
+        let (tables, processes) = (&self.totals.tables, &self.totals.processes);
+        [
+            (tables.no_room, "unwind tables found no room: their samples were walked from stack copies"),
+            (tables.evicted, "unwind tables were evicted to make room"),
+            (tables.unusable, "files have unreadable unwind information"),
+            (processes.not_permitted, "looks at mappings were not permitted: use sudo"),
+            (processes.no_room, "mapping lists found no room: their samples were walked from stack copies"),
+            (processes.files_not_opened, "mapped files could not be opened"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect()
+    }
+}

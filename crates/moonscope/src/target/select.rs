@@ -1,0 +1,439 @@
+//! From what was typed to processes, with an exact word when there are none.
+
+use super::{ExeRule, Rules, Scope, Target};
+use crate::exit::{Code, Failure};
+use moonscope_process::CgroupMounts;
+use moonscope_process::container::{self, Container, ContainerError};
+use moonscope_process::nginx::{self, NginxError};
+use moonscope_process::{Pid, Process, ProcessError, list, read_maps, reason, visible};
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// How much of a name the kernel keeps (`TASK_COMM_LEN` without the final 0).
+const COMM_BYTES: usize = 15;
+/// How many other names an error offers.
+const OFFERED: usize = 10;
+
+/// What to do when another user's process is refused.
+const PRIVILEGE: &str = "\
+use sudo, or give moonscope the capabilities it needs:
+setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search,cap_checkpoint_restore+ep \\
+  $(which moonscope)";
+
+/// And what when root is.
+const REFUSED_ROOT: &str = "\
+moonscope is root already: CAP_SYS_PTRACE is missing (`moonscope doctor` shows it),
+or a security module protects this process (cat /sys/kernel/security/lsm)";
+
+pub(super) fn pids(asked: &[Pid]) -> Result<Target, Failure> {
+    let processes = asked
+        .iter()
+        .map(|&id| one_process(id))
+        .collect::<Result<Vec<_>, _>>()?;
+    let pids: BTreeSet<Pid> = processes.iter().map(|process| process.pid).collect();
+    let what = match &processes[..] {
+        [process] => format!("process {} ({})", process.pid, visible(&process.comm)),
+        _ => format!("{} processes ({})", pids.len(), numbers(&pids)),
+    };
+    Ok(Target {
+        what,
+        scope: Scope::Processes {
+            pids,
+            rules: Rules::default(),
+        },
+    })
+}
+
+fn one_process(id: Pid) -> Result<Process, Failure> {
+    let process = match Process::find(id) {
+        Ok(process) => process,
+        Err(ProcessError::NoSuchProcess { .. } | ProcessError::Exited { .. }) => {
+            let mut failure = Failure::new(Code::NoTarget, format!("no process {id}"));
+            if !moonscope_process::process::in_initial_pid_namespace() {
+                failure = failure.with_remedy(
+                    "moonscope runs in a pid namespace of its own (a container) and sees only the pids there",
+                );
+            }
+            return Err(failure);
+        }
+        Err(err) => return Err(err.into()),
+    };
+    let name = visible(&process.comm);
+    if process.is_kernel_thread {
+        let what = format!("process {id} ({name}) is a kernel thread: it has no user code to look at");
+        return Err(Failure::new(Code::NoTarget, what).with_remedy("use -a to see what the kernel does"));
+    }
+    if process.is_zombie {
+        let what = format!(
+            "process {id} ({name}) has ended and waits for its parent ({})",
+            process.parent
+        );
+        return Err(Failure::new(Code::NoTarget, what));
+    }
+    if process.pid != id {
+        eprintln!(
+            "moonscope: {id} is a thread of process {} ({name}): taking the process",
+            process.pid
+        );
+    }
+    Ok(process)
+}
+
+/// Fails if the mappings of one of these processes may not be read: then nothing can be said of its code.
+pub(super) fn check_access(pids: &[Pid]) -> Result<(), Failure> {
+    for &pid in pids {
+        match read_maps(pid) {
+            Err(ProcessError::NotPermitted { cause, .. }) => {
+                let name = Process::find(pid).map(|process| process.comm).unwrap_or_default();
+                let what = format!("cannot read the mappings of process {pid} ({})", visible(&name));
+                let remedy = if rustix::process::geteuid().is_root() {
+                    REFUSED_ROOT
+                } else {
+                    PRIVILEGE
+                };
+                let failure = Failure::new(Code::NotPermitted, format!("{what}: {}", reason(&cause)));
+                return Err(failure.with_remedy(remedy));
+            }
+            Err(err) if err.is_gone() => return Err(Failure::new(Code::NoTarget, err)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn comm(asked: &[String]) -> Result<Target, Failure> {
+    let cut = |name: &String| name.get(..COMM_BYTES).unwrap_or(name).to_owned();
+    let rules = Rules {
+        comm: asked.iter().map(cut).collect(),
+        exe: Vec::new(),
+    };
+    let all = list::processes()?;
+    let pids: BTreeSet<Pid> = others(&all)
+        .filter(|p| rules.comm.contains(&p.comm))
+        .map(|p| p.pid)
+        .collect();
+    let names: Vec<&OsStr> = asked.iter().map(OsStr::new).collect();
+    let known = others(&all).map(|process| process.comm.clone());
+    by_rules(rules, pids, "named", &names, known)
+}
+
+pub(super) fn exe(asked: &[PathBuf]) -> Result<Target, Failure> {
+    let rules = Rules {
+        comm: Vec::new(),
+        exe: asked.iter().map(|path| ExeRule::new(path)).collect(),
+    };
+    let all = list::processes()?;
+    let pids: BTreeSet<Pid> = others(&all)
+        .map(|p| p.pid)
+        .filter(|&pid| rules.match_process(pid))
+        .collect();
+    let names: Vec<&OsStr> = asked.iter().map(|path| path.as_os_str()).collect();
+    let known = others(&all).filter_map(|process| Some(process.exe().ok()?.to_string_lossy().into_owned()));
+    by_rules(rules, pids, "running", &names, known)
+}
+
+/// All but ourselves: `--comm moonscope` means another one.
+fn others(all: &[Process]) -> impl Iterator<Item = &Process> {
+    all.iter().filter(|process| process.pid != std::process::id())
+}
+
+fn by_rules(
+    rules: Rules,
+    pids: BTreeSet<Pid>,
+    how: &str,
+    names: &[&OsStr],
+    known: impl Iterator<Item = String>,
+) -> Result<Target, Failure> {
+    let shown: Vec<String> = names.iter().map(|name| visible(*name).to_string()).collect();
+    let shown = shown.join(", ");
+    if pids.is_empty() {
+        let failure = Failure::new(Code::NoTarget, format!("no process {how} {shown}"));
+        let known: BTreeSet<String> = known.collect();
+        return Err(match near(&known, names) {
+            near if near.is_empty() => failure,
+            near => failure.with_remedy(format!("there are: {}", near.join(", "))),
+        });
+    }
+    let count = pids.len();
+    let noun = if count == 1 { "process" } else { "processes" };
+    Ok(Target {
+        what: format!("{count} {noun} {how} {shown}"),
+        scope: Scope::Processes { pids, rules },
+    })
+}
+
+/// Names that are like those asked for, the most alike first.
+fn near(known: &BTreeSet<String>, asked: &[&OsStr]) -> Vec<String> {
+    let base = |name: &str| name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    let asked: Vec<String> = asked.iter().map(|name| base(&name.to_string_lossy())).collect();
+    let distance = |name: &&String| {
+        let name = base(name);
+        let one = |asked: &String| match name.contains(asked.as_str()) || asked.contains(&name) {
+            true => 1,
+            false => edits(&name, asked),
+        };
+        asked.iter().map(one).min().unwrap_or(usize::MAX)
+    };
+    let mut found: Vec<_> = known
+        .iter()
+        .map(|name| (distance(&name), name))
+        .filter(|(far, _)| *far <= 2)
+        .collect();
+    found.sort();
+    found
+        .into_iter()
+        .take(OFFERED)
+        .map(|(_, name)| visible(name).to_string())
+        .collect()
+}
+
+/// Edit distance (Levenshtein) of two short names.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+pub(super) fn cgroup(path: &Path) -> Result<Target, Failure> {
+    let name = visible(path);
+    let Some(cgroup) = CgroupMounts::find()?.lookup(path) else {
+        return Err(
+            Failure::new(Code::NoTarget, format!("no control group {name}")).with_remedy(
+                "give its directory below /sys/fs/cgroup, or its path as `cat /proc/PID/cgroup` shows it",
+            ),
+        );
+    };
+    let pids = cgroup.pids()?;
+    if pids.is_empty() && cgroup.v2_id.is_none() {
+        return Err(Failure::new(
+            Code::NoTarget,
+            format!("no process in control group {name}"),
+        ));
+    }
+    let what = format!("control group {} ({})", visible(&cgroup.at.path), count(&pids));
+    Ok(Target {
+        what,
+        scope: Scope::Cgroup {
+            cgroup: Box::new(cgroup),
+            pids,
+        },
+    })
+}
+
+pub(super) fn container(query: &str) -> Result<Target, Failure> {
+    let container = container::resolve(query).map_err(|err| {
+        let code = match &err {
+            ContainerError::Ambiguous { .. } => Code::Usage,
+            _ => Code::NoTarget,
+        };
+        let failure = Failure::new(code, &err);
+        match &err {
+            ContainerError::NotFound { running, .. } if running.is_empty() => {
+                failure.with_remedy("no process here is in a container that moonscope knows")
+            }
+            ContainerError::NotFound { running: known, .. }
+            | ContainerError::Ambiguous {
+                candidates: known, ..
+            } => failure.with_remedy(listing(known)),
+            ContainerError::Process(_) => failure,
+        }
+    })?;
+    let label = format!("{} {}", container.runtime, container.short_id());
+    let what = match container.names.first() {
+        Some(name) => format!(
+            "container {} ({label}, {})",
+            visible(name),
+            count(&container.pids)
+        ),
+        None => format!(
+            "container {} ({}, {})",
+            container.short_id(),
+            container.runtime,
+            count(&container.pids)
+        ),
+    };
+    let mounts = CgroupMounts::find()?;
+    // The group of version 2 if the container has one: only that can be compared in the kernel.
+    let cgroup = container
+        .v2_cgroup(&mounts)
+        .or_else(|| Some(mounts.cgroup(container.cgroups.first()?)));
+    let scope = match cgroup {
+        Some(cgroup) => Scope::Cgroup {
+            cgroup: Box::new(cgroup),
+            pids: container.pids,
+        },
+        None => Scope::Processes {
+            pids: container.pids,
+            rules: Rules::default(),
+        },
+    };
+    Ok(Target { what, scope })
+}
+
+fn listing(containers: &[Container]) -> String {
+    let line = |container: &Container| {
+        let names: Vec<String> = container
+            .names
+            .iter()
+            .map(|name| visible(name).to_string())
+            .collect();
+        format!(
+            "{}  {:<10}  {}",
+            container.short_id(),
+            container.runtime.to_string(),
+            names.join(", ")
+        )
+    };
+    let mut lines: Vec<String> = containers.iter().take(OFFERED).map(line).collect();
+    if containers.len() > OFFERED {
+        lines.push(format!("and {} more", containers.len() - OFFERED));
+    }
+    lines.join("\n")
+}
+
+pub(super) fn nginx(pid_file: Option<&Path>) -> Result<Target, Failure> {
+    let found = nginx::find(pid_file).map_err(|err| {
+        let failure = Failure::new(Code::NoTarget, &err);
+        match err {
+            NginxError::NoneRunning => failure.with_remedy("start it, or name its process with -p or --comm"),
+            NginxError::Process(_) => failure,
+            _ => failure.with_remedy("use --nginx without a file to find every nginx that is running"),
+        }
+    })?;
+    let pids: BTreeSet<Pid> = found
+        .iter()
+        .flat_map(|nginx| nginx.pids.iter().copied())
+        .collect();
+    let masters: BTreeSet<Pid> = found.iter().map(|nginx| nginx.master).collect();
+    let what = match &found[..] {
+        [nginx] => format!("nginx (master {}, {})", nginx.master, count(&pids)),
+        _ => format!(
+            "{} nginx (masters {}, {})",
+            found.len(),
+            numbers(&masters),
+            count(&pids)
+        ),
+    };
+    Ok(Target {
+        what,
+        scope: Scope::Processes {
+            pids,
+            rules: Rules::default(),
+        },
+    })
+}
+
+pub(super) fn command(argv: &[OsString]) -> Result<Target, Failure> {
+    let name = argv.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let program = find_program(name)?;
+    let words: Vec<String> = argv.iter().map(|word| visible(word).to_string()).collect();
+    let what = format!("command {}", words.join(" "));
+    Ok(Target {
+        what,
+        scope: Scope::Command {
+            program,
+            argv: argv.to_vec(),
+        },
+    })
+}
+
+/// Looks for a program as a shell does.
+fn find_program(name: &OsStr) -> Result<PathBuf, Failure> {
+    let runnable = |path: &Path| {
+        path.metadata()
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    let has_slash = name.as_encoded_bytes().contains(&b'/');
+    let found = match has_slash {
+        true => Some(PathBuf::from(name)).filter(|path| runnable(path)),
+        false => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let found = std::env::split_paths(&path)
+                .map(|dir| dir.join(name))
+                .find(|path| runnable(path));
+            found.filter(|_| !name.is_empty())
+        }
+    };
+    found.ok_or_else(|| {
+        let reason = match has_slash && Path::new(name).exists() {
+            true => "not an executable file",
+            false => "command not found",
+        };
+        Failure::new(Code::NoTarget, format!("{}: {reason}", visible(name)))
+    })
+}
+
+fn count(pids: &BTreeSet<Pid>) -> String {
+    format!(
+        "{} {}",
+        pids.len(),
+        if pids.len() == 1 { "process" } else { "processes" }
+    )
+}
+
+/// The first few ids.
+fn numbers(pids: &BTreeSet<Pid>) -> String {
+    let mut text: Vec<String> = pids.iter().take(OFFERED).map(Pid::to_string).collect();
+    if pids.len() > OFFERED {
+        text.push("…".to_owned());
+    }
+    text.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_are_counted_like_a_person_would() {
+        assert_eq!(edits("nginx", "nginx"), 0);
+        assert_eq!(edits("ngnix", "nginx"), 2);
+        assert_eq!(edits("", "abc"), 3);
+        assert_eq!(edits("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn near_names_are_offered_and_far_ones_are_not() {
+        let known = ["nginx", "nginx-debug", "bash", "/usr/sbin/nginx"]
+            .map(str::to_owned)
+            .into();
+        assert_eq!(near(&known, &[OsStr::new("ngnix")]), ["/usr/sbin/nginx", "nginx"]);
+        assert_eq!(
+            near(&known, &[OsStr::new("ngin")]),
+            ["/usr/sbin/nginx", "nginx", "nginx-debug"]
+        );
+        assert_eq!(near(&known, &[OsStr::new("postgres")]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        assert!(find_program(OsStr::new("sleep")).unwrap().is_absolute());
+        assert_eq!(
+            find_program(OsStr::new("/bin/sleep")).unwrap(),
+            Path::new("/bin/sleep")
+        );
+        for name in ["no-such-command-here", "/etc/passwd", "/nonexistent", ""] {
+            assert!(find_program(OsStr::new(name)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_is_not_there_is_no_target() {
+        let failure = cgroup(Path::new("/no/such/group")).unwrap_err();
+        assert!(
+            format!("{failure:?}").contains("no control group /no/such/group"),
+            "{failure:?}"
+        );
+    }
+}
