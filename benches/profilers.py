@@ -119,7 +119,7 @@ class Running:
                     info = dict(re.findall(r"^(\w+):\s*(\d+)", f.read(), re.M))
             except OSError:
                 continue
-            if "prog_id" in info:
+            if "prog_id" in info and "run_time_ns" in info:  # a link has the first only
                 programs[info["prog_id"]] = (
                     int(info.get("run_time_ns", 0)),
                     int(info.get("run_cnt", 0)),

@@ -9,7 +9,8 @@ use rustc_hash::FxHashMap;
 
 use crate::executables::Executables;
 use crate::limits::REMEMBERED_STACKS;
-use crate::processes::{Generation, Processes};
+use crate::mmap_watch::MmapWatch;
+use crate::processes::{Generation, Processes, monotonic_now};
 use crate::sample::{RawSample, Record, comm_bytes};
 use crate::stacks::{RawFrame, RawStackId, RawStacks, Thread};
 use crate::tables::TableStore;
@@ -67,7 +68,12 @@ pub struct Drain {
     pub received: Received,
     /// Processes that came, changed or went since the last look.
     pub changes: Vec<Change>,
+    /// Watches for new mappings.
+    pub watch: MmapWatch,
     max_depth: u32,
+    /// Up to when it is known what was mapped: later records wait in `later`.
+    horizon: u64,
+    later: Vec<Vec<u64>>,
     waiting: Vec<Vec<u64>>,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
     key: Vec<u64>,
@@ -83,8 +89,17 @@ struct Verdict {
 
 impl Drain {
     /// Nothing received yet.
-    pub fn new(executables: Executables, processes: Processes, tables: TableStore, max_depth: u32) -> Self {
+    pub fn new(
+        executables: Executables,
+        processes: Processes,
+        tables: TableStore,
+        watch: MmapWatch,
+        max_depth: u32,
+    ) -> Self {
         Self {
+            watch,
+            horizon: 0,
+            later: Vec::new(),
             executables,
             processes,
             tables,
@@ -98,14 +113,36 @@ impl Drain {
         }
     }
 
+    /// Looks at what was mapped until now; to be called before records are taken.
+    ///
+    /// A mapping is told of before it can be executed. So of every record up to the time at which this
+    /// begins it is known whether the mappings that it was walked with were true.
+    pub fn begin(&mut self) {
+        self.horizon = monotonic_now();
+        for (at, pid, mapping) in self.watch.read() {
+            self.processes.note_mapping(pid, at, &mapping);
+        }
+        for words in std::mem::take(&mut self.later) {
+            self.take(bytes_of(&words));
+        }
+    }
+
     /// Takes one record.
     pub fn take(&mut self, bytes: &[u8]) {
         match Record::parse(bytes) {
-            Some(Record::Sample(sample)) if needs_mappings(&sample) => self.waiting.push(words_of(bytes)),
+            Some(record) if record.time() > self.horizon => self.later.push(words_of(bytes)),
+            Some(Record::Sample(sample)) if self.needs_mappings(&sample) => self.waiting.push(words_of(bytes)),
             Some(Record::Sample(sample)) => self.count(&sample),
             Some(Record::Event(event)) => self.notice(&event),
             None => self.received.malformed += 1,
         }
+    }
+
+    /// Must the mappings be read before this sample can be counted?
+    fn needs_mappings(&self, sample: &RawSample<'_>) -> bool {
+        let head = &sample.head;
+        let used = self.processes.generation(head.pid, head.generation, head.time);
+        sample.copy().is_some() || used.is_some_and(|(_, was_true)| !was_true)
     }
 
     /// Reads the mappings of a process that will be sampled.
@@ -126,13 +163,23 @@ impl Drain {
         for words in &waiting {
             let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else { continue };
             let pid = sample.head.pid;
-            let failed = *scanned.entry(pid).or_insert_with(|| match self.scan(pid) {
-                Ok(()) => None,
-                Err(err) if err.is_permission() => Some(NOT_PERMITTED),
-                Err(_) => Some(ENDED_EARLY),
-            });
+            let failed = *scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
             self.count_late(&sample, failed);
         }
+    }
+
+    /// Reads the mappings of the process of a sample, or takes what it was seen to map. Gives the reason
+    /// if neither is to be had.
+    fn look_again(&mut self, sample: &RawSample<'_>) -> Option<&'static str> {
+        let err = self.scan(sample.head.pid).err()?;
+        let reason = if err.is_permission() { NOT_PERMITTED } else { ENDED_EARLY };
+        (!self.use_what_was_seen(sample)).then_some(reason)
+    }
+
+    fn use_what_was_seen(&mut self, sample: &RawSample<'_>) -> bool {
+        let pid = sample.head.pid;
+        let seen = self.watch.seen(pid).unwrap_or_default();
+        self.processes.add_seen(pid, &comm_text(&comm_bytes(&sample.head.comm)), &seen, &mut self.executables)
     }
 
     fn notice(&mut self, event: &abi::ms_event) {
@@ -149,6 +196,7 @@ impl Drain {
             }
             _ => {
                 self.forget(event.pid);
+                self.watch.forget(event.pid);
                 self.changes.push(Change::Ended(event.pid));
             }
         }
@@ -161,10 +209,12 @@ impl Drain {
         });
         self.waiting = others;
         let ours: Vec<Vec<u64>> = ours;
+        let mut failed = None;
         for words in &ours {
-            if let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) {
-                self.count_late(&sample, Some(ENDED_EARLY));
-            }
+            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else { continue };
+            let failed = *failed
+                .get_or_insert_with(|| (!self.use_what_was_seen(&sample)).then_some(ENDED_EARLY));
+            self.count_late(&sample, failed);
         }
         self.processes.forget(pid, &mut self.executables);
     }
@@ -175,7 +225,7 @@ impl Drain {
         self.key.clear();
         self.key.extend([u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel), head.generation]);
         self.key.extend_from_slice(sample.frames());
-        let generation = self.processes.generation(head.pid, head.generation).cloned();
+        let generation = self.generation_of(sample);
         if let Some(&(stack, verdict)) = self.remembered.get(self.key.as_slice()) {
             self.add(sample, stack, generation.as_deref(), verdict);
             return;
@@ -190,11 +240,16 @@ impl Drain {
         self.add(sample, stack, generation.as_deref(), verdict);
     }
 
+    fn generation_of(&self, sample: &RawSample<'_>) -> Option<Arc<Generation>> {
+        let head = &sample.head;
+        self.processes.generation(head.pid, head.generation, head.time).map(|(generation, _)| Arc::clone(generation))
+    }
+
     /// Counts a sample for which the mappings were read (or `failed` to be) after it was taken.
     fn count_late(&mut self, sample: &RawSample<'_>, failed: Option<&'static str>) {
         let head = &sample.head;
         let newest = self.processes.newest(head.pid).cloned();
-        let used = self.processes.generation(head.pid, head.generation).cloned();
+        let used = self.generation_of(sample);
         let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
             (Some((registers, stack)), Some(newest), _) => {
                 self.received.walked_here += 1;
@@ -261,11 +316,6 @@ impl Drain {
     }
 }
 
-/// Must the mappings be read before this sample can be counted?
-fn needs_mappings(sample: &RawSample<'_>) -> bool {
-    sample.copy().is_some() || sample.maps_changed()
-}
-
 fn cut_of(end: WalkEnd) -> Option<&'static str> {
     (!end.is_complete()).then(|| end.phrase())
 }
@@ -306,6 +356,11 @@ fn locate(frame: &WalkFrame, generation: Option<&Generation>) -> RawFrame {
         Some(executable) => RawFrame::File { executable, vaddr: offset },
         None => RawFrame::Memory { process: generation.process, name: Arc::clone(&mapping.name), addr, offset },
     }
+}
+
+fn comm_text(comm: &[u8]) -> String {
+    let len = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..len]).into_owned()
 }
 
 fn words_of(bytes: &[u8]) -> Vec<u64> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,12 +105,29 @@ impl Executables {
             return Ok(id);
         }
         let file = Executable::open(pid, mapping)?;
-        let id = match self.by_key.get(file.key()) {
+        Ok(self.add(file, identity))
+    }
+
+    /// The file of a mapping whose process is gone: known already, or still at its path.
+    pub fn find_seen(&mut self, mapping: &Mapping) -> Option<ExecutableId> {
+        let path = mapping.path()?;
+        let identity = FileIdentity { device: mapping.device, inode: mapping.inode, path: path.to_owned() };
+        if let Some(&id) = self.by_identity.get(&identity) {
+            return Some(id);
+        }
+        let file = Executable::open_path(path).ok()?;
+        let found = std::fs::metadata(file.fd_path()?).ok()?;
+        let device = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+        ((device, found.ino()) == (mapping.device, mapping.inode)).then(|| self.add(file, Some(identity)))
+    }
+
+    fn add(&mut self, file: Executable, identity: Option<FileIdentity>) -> ExecutableId {
+        if let Some(&id) = self.by_key.get(file.key()) {
             // Another name or a copy of a known file. The identity is not remembered: only of the file
             // that we hold open we know that its inode number is not used again.
-            Some(&id) => return Ok(id),
-            None => ExecutableId(self.entries.len() as u32),
-        };
+            return id;
+        }
+        let id = ExecutableId(self.entries.len() as u32);
         self.by_key.insert(file.key().clone(), id);
         if let Some(identity) = identity {
             self.by_identity.insert(identity, id);
@@ -121,7 +139,7 @@ impl Executables {
             unused_since: 0,
             unwind: None,
         });
-        Ok(id)
+        id
     }
 
     /// The file.

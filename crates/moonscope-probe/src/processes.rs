@@ -72,7 +72,22 @@ struct Known {
     slice: Range<usize>,
     exec_vm: u64,
     /// Newest first. Samples on their way may have used an older one.
-    generations: VecDeque<Arc<Generation>>,
+    generations: VecDeque<Kept>,
+}
+
+/// A generation, and until when it was true.
+struct Kept {
+    generation: Arc<Generation>,
+    /// When the mappings were last read and found so.
+    confirmed_at: u64,
+    /// When something else was mapped after that, as far as is known.
+    changed_at: Option<u64>,
+}
+
+impl Known {
+    fn newest(&self) -> Option<&Arc<Generation>> {
+        self.generations.front().map(|kept| &kept.generation)
+    }
 }
 
 /// Events that limits or races caused.
@@ -84,6 +99,8 @@ pub struct ProcessCounts {
     pub not_permitted: u64,
     /// No room in the array of mappings or in the map of processes.
     pub no_room: u64,
+    /// Processes known only by records of what they mapped.
+    pub from_records: u64,
     /// Files of executable mappings that could not be opened.
     pub files_not_opened: u64,
     /// How often mappings were read.
@@ -121,14 +138,31 @@ impl Processes {
         &self.infos
     }
 
-    /// The mappings that a sample was walked with, if they are still kept.
-    pub fn generation(&self, pid: Pid, number: u64) -> Option<&Arc<Generation>> {
-        self.known.get(&pid)?.generations.iter().find(|generation| generation.number == number)
+    /// The mappings that a sample was walked with, if they are still kept, and whether they were still
+    /// true when it was taken.
+    pub fn generation(&self, pid: Pid, number: u64, taken_at: u64) -> Option<(&Arc<Generation>, bool)> {
+        let kept = self.known.get(&pid)?.generations.iter().find(|kept| kept.generation.number == number)?;
+        Some((&kept.generation, kept.changed_at.is_none_or(|changed| taken_at < changed)))
     }
 
     /// The newest mappings of a process.
     pub fn newest(&self, pid: Pid) -> Option<&Arc<Generation>> {
-        self.known.get(&pid)?.generations.front()
+        self.known.get(&pid)?.newest()
+    }
+
+    /// A process mapped something executable at this time.
+    pub fn note_mapping(&mut self, pid: Pid, at: u64, mapping: &Mapping) {
+        let Some(known) = self.known.get_mut(&pid) else { return };
+        let is_code = mapping.path().is_some();
+        for kept in known.generations.iter_mut().filter(|kept| kept.confirmed_at < at && kept.changed_at.is_none()) {
+            // Generated code comes and goes, and matters only where something of a name was.
+            let replaces = |old: &CodeMapping| {
+                old.start < mapping.end && mapping.start < old.end && (is_code || old.executable.is_some())
+            };
+            if is_code || kept.generation.mappings.iter().any(replaces) {
+                kept.changed_at = Some(at);
+            }
+        }
     }
 
     /// The process ended or runs another program now; the kernel side already forgot it.
@@ -139,10 +173,10 @@ impl Processes {
     }
 
     fn release(&mut self, known: Known, executables: &mut Executables) {
-        self.slices.give(known.slice);
-        if let Some(newest) = known.generations.front() {
-            newest.mappings.iter().filter_map(|mapping| mapping.executable).for_each(|id| executables.remove_user(id));
+        for executable in known.newest().iter().flat_map(|newest| &newest.mappings).filter_map(|mapping| mapping.executable) {
+            executables.remove_user(executable);
         }
+        self.slices.give(known.slice);
     }
 
     /// Reads the mappings of a process, loads the tables they need and tells the kernel side.
@@ -159,47 +193,117 @@ impl Processes {
 
     fn try_scan(&mut self, pid: Pid, executables: &mut Executables, store: &mut TableStore) -> Result<(), ProcessError> {
         let process = Process::find(pid)?;
+        let read_at = monotonic_now();
         let maps = read_maps(pid)?;
-        let exec_vm = exec_vm(&maps);
-        let mappings = self.code_mappings(pid, &maps, executables);
+        self.take_maps(&process, &maps, read_at, executables, store);
+        Ok(())
+    }
+
+    /// A process that ended, or whose mappings we may not read: adds what it was seen to map to what is
+    /// known of it. Says whether anything is known now.
+    pub fn add_seen(&mut self, pid: Pid, comm: &str, seen: &[Mapping], executables: &mut Executables) -> bool {
+        let old = self.known.remove(&pid);
+        let fits = |old: &&CodeMapping| !seen.iter().any(|new| old.start < new.end && new.start < old.end);
+        let before = old.as_ref().and_then(Known::newest);
+        let mut mappings: Vec<_> =
+            before.iter().flat_map(|before| before.mappings.iter().filter(fits).cloned()).collect();
+        for mapping in seen {
+            let executable = executables.find_seen(mapping);
+            let bias = executable.and_then(|id| executables.file(id).bias(mapping));
+            mappings.push(CodeMapping {
+                start: mapping.start,
+                end: mapping.end,
+                bias: bias.unwrap_or(mapping.start.wrapping_sub(mapping.offset)),
+                executable: bias.and(executable),
+                name: mapping_name(mapping),
+            });
+        }
+        mappings.sort_by_key(|mapping| mapping.start);
+        if mappings.is_empty() {
+            return false;
+        }
+        self.counts.from_records += 1;
+        self.replace(pid, comm, mappings, monotonic_now(), old, executables, |_, _, _| 0..0);
+        true
+    }
+
+    fn take_maps(
+        &mut self,
+        process: &Process,
+        maps: &[Mapping],
+        read_at: u64,
+        executables: &mut Executables,
+        store: &mut TableStore,
+    ) {
+        let pid = process.pid;
+        let exec_vm = exec_vm(maps);
+        let mappings = self.code_mappings(pid, maps, executables);
 
         let old = self.known.remove(&pid).filter(|known| known.start == process.start);
-        if let Some(known) = &old
-            && known.generations.front().is_some_and(|newest| newest.mappings == mappings)
-        {
-            // generated code came or went, or what was there is back: the walk uses what it used
-            let mut known = old.unwrap_or_else(|| unreachable!("just matched"));
+        let old = match old {
+            Some(mut known) if known.newest().is_some_and(|newest| newest.mappings == mappings) => {
+                // generated code came or went, or what was there is back: the walk uses what it used
+                known.exec_vm = exec_vm;
+                if let Some(newest) = known.generations.front_mut() {
+                    newest.confirmed_at = read_at;
+                    newest.changed_at = newest.changed_at.filter(|&changed| changed > read_at);
+                }
+                self.publish(pid, &known);
+                self.known.insert(pid, known);
+                return;
+            }
+            old => old,
+        };
+        self.replace(pid, &process.comm, mappings, read_at, old, executables, |processes, generation, executables| {
+            processes.write_mappings(generation, executables, store)
+        });
+        if let Some(known) = self.known.get_mut(&pid) {
+            known.start = process.start;
             known.exec_vm = exec_vm;
-            self.publish(pid, &known);
-            self.known.insert(pid, known);
-            return Ok(());
         }
+        if let Some(known) = self.known.get(&pid) {
+            self.publish(pid, known);
+        }
+    }
+
+    /// Makes these mappings the newest of a process; `write` puts them where the kernel side reads.
+    #[expect(clippy::too_many_arguments, reason = "the two callers differ in each of them")]
+    fn replace(
+        &mut self,
+        pid: Pid,
+        comm: &str,
+        mappings: Vec<CodeMapping>,
+        read_at: u64,
+        old: Option<Known>,
+        executables: &mut Executables,
+        write: impl FnOnce(&mut Self, &Generation, &mut Executables) -> Range<usize>,
+    ) {
         self.last_generation += 1;
         let id = match &old {
             Some(known) => known.id,
-            None => self.new_id(&process),
+            None => self.add_info(pid, comm),
         };
         let generation = Arc::new(Generation { number: self.last_generation, process: id, mappings });
         for executable in generation.mappings.iter().filter_map(|mapping| mapping.executable) {
             executables.add_user(executable);
         }
-        let slice = self.write_mappings(&generation, executables, store);
-        let mut generations = VecDeque::new();
-        if let Some(old) = old {
-            generations = old.generations.clone();
-            generations.truncate(KEPT_GENERATIONS - 1);
-            self.release(old, executables);
+        let slice = write(self, &generation, executables);
+        let mut generations = VecDeque::from([Kept { generation, confirmed_at: read_at, changed_at: None }]);
+        let start = old.as_ref().map_or(StartTime(0), |known| known.start);
+        if let Some(mut old) = old {
+            let kept = std::mem::take(&mut old.generations);
+            for executable in kept.front().iter().flat_map(|kept| &kept.generation.mappings).filter_map(|mapping| mapping.executable) {
+                executables.remove_user(executable);
+            }
+            generations.extend(kept.into_iter().take(KEPT_GENERATIONS - 1));
+            self.slices.give(old.slice);
         }
-        generations.push_front(generation);
-        let known = Known { id, start: process.start, slice, exec_vm, generations };
-        self.publish(pid, &known);
-        self.known.insert(pid, known);
-        Ok(())
+        self.known.insert(pid, Known { id, start, slice, exec_vm: 0, generations });
     }
 
-    fn new_id(&mut self, process: &Process) -> ProcessId {
+    fn add_info(&mut self, pid: Pid, comm: &str) -> ProcessId {
         let id = ProcessId(self.infos.len() as u32);
-        self.infos.push(ProcessInfo { pid: process.pid, comm: Arc::from(process.comm.as_str()) });
+        self.infos.push(ProcessInfo { pid, comm: Arc::from(comm) });
         id
     }
 
@@ -265,8 +369,8 @@ impl Processes {
         }
     }
 
-    fn publish(&mut self, pid: Pid, known: &Known) {
-        let Some(newest) = known.generations.front() else { return };
+    fn publish(&self, pid: Pid, known: &Known) {
+        let Some(newest) = known.newest() else { return };
         let has_room = known.slice.len() == newest.mappings.len();
         let process = abi::ms_process {
             first: known.slice.start as u32,
@@ -280,10 +384,15 @@ impl Processes {
         let value = unsafe {
             std::slice::from_raw_parts(std::ptr::from_ref(&process).cast::<u8>(), size_of_val(&process))
         };
-        if self.map.update(&pid.to_ne_bytes(), value, MapFlags::ANY).is_err() {
-            self.counts.no_room += 1;
-        }
+        // no room: each sample of the process is walked from its stack copy, which is counted
+        let _ = self.map.update(&pid.to_ne_bytes(), value, MapFlags::ANY);
     }
+}
+
+/// The clock of samples and of perf records.
+pub fn monotonic_now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// `mm->exec_vm` as the kernel counts it: pages that are executable and neither writable nor stack

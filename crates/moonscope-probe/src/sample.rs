@@ -23,6 +23,14 @@ pub struct RawSample<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// When it was made (CLOCK_MONOTONIC, nanoseconds).
+    pub fn time(&self) -> u64 {
+        match self {
+            Self::Sample(sample) => sample.head.time,
+            Self::Event(event) => event.time,
+        }
+    }
+
     /// Takes a record apart; `None` if it is none of ours, which means a defect.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         // records of the ring buffer are 8-byte aligned (kernel/bpf/ringbuf.c)
@@ -80,11 +88,6 @@ impl<'a> RawSample<'a> {
     /// The user registers and a copy of the stack, if user space has to walk.
     pub fn copy(&self) -> Option<(Registers, &'a [u8])> {
         self.copy
-    }
-
-    /// The mappings that the walk used are no longer those of the process.
-    pub fn maps_changed(&self) -> bool {
-        self.head.flags & abi::MS_SAMPLE_MAPS_CHANGED != 0
     }
 }
 

@@ -2,18 +2,21 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::clock::{Clock, ClockKind};
+use crate::clock::{Clock, ClockKind, online_cpus};
 use crate::drain::{Change, Drain, Received};
 use crate::error::ProbeError;
 use crate::executables::{Executables, TableCounts};
 use crate::limits::Limits;
+use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, RunTime, Settings, StatsSwitch, WalkLoop};
 use crate::processes::{ProcessCounts, Processes};
 use crate::shared_array::SharedArray;
@@ -93,6 +96,8 @@ pub struct Totals {
     pub table_bytes: usize,
     /// Processes.
     pub processes: ProcessCounts,
+    /// Records of new mappings that were lost: samples shortly after them may be cut.
+    pub mapping_records_lost: u64,
     /// Time in our sampling program; zero without [`Options::measure_cost`].
     pub run_time: RunTime,
 }
@@ -116,7 +121,10 @@ impl Session {
     pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
         let limits = Limits::new(matches!(options.scope, Scope::All));
         // The rate may be refused, and that needs no loaded object.
-        let clock = Clock::open(options.hz)?;
+        let cpus = online_cpus().map_err(|source| ProbeError::Io { what: "cannot list the online CPUs", source })?;
+        let clock = Clock::open(options.hz, &cpus)?;
+        let watch = MmapWatch::start(&cpus)
+            .map_err(|source| ProbeError::Io { what: "cannot watch for new mappings", source })?;
         let mut object = Object::load(&settings(options), &limits)?;
         let map = |map: &'static str| move |source: std::io::Error| ProbeError::Map { map, source };
         let handle = |map: &libbpf_rs::MapMut<'_>, name| {
@@ -125,23 +133,20 @@ impl Session {
 
         let maps = &object.skel.maps;
         let tables = {
-            use std::os::fd::AsFd;
             TableStore::new(maps.bss_words.as_fd(), maps.bss_rules.as_fd(), maps.bss_tables.as_fd(), &limits)
                 .map_err(map("ms_words"))?
         };
         let processes = {
-            use std::os::fd::AsFd;
             Processes::new(handle(&maps.processes, "processes")?, maps.bss_mappings.as_fd(), &limits)
                 .map_err(map("ms_mappings"))?
         };
         let counters = {
-            use std::os::fd::AsFd;
             SharedArray::map(maps.scratches.as_fd(), object.cpus * SCRATCH_WORDS).map_err(map("scratches"))?
         };
         let executables = Executables::new()
             .map_err(|source| ProbeError::Io { what: "cannot start the thread that builds tables", source })?;
         let targets = handle(&maps.targets, "targets")?;
-        let drain = Rc::new(RefCell::new(Drain::new(executables, processes, tables, options.max_depth)));
+        let drain = Rc::new(RefCell::new(Drain::new(executables, processes, tables, watch, options.max_depth)));
         let receiver = Rc::clone(&drain);
         let mut builder = RingBufferBuilder::new();
         let ring_error = |err: libbpf_rs::Error| ProbeError::Map { map: "events", source: std::io::Error::other(err) };
@@ -194,15 +199,17 @@ impl Session {
 
     /// Receives what comes within this time, or returns earlier when something new must be looked at.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Change>, ProbeError> {
-        match self.ring.poll(timeout) {
-            Ok(()) => {}
-            Err(err) if err.kind() == libbpf_rs::ErrorKind::Interrupted => {}
-            Err(err) => return Err(ProbeError::Map { map: "events", source: std::io::Error::other(err) }),
+        let wait = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+        // SAFETY: the ring owns its descriptor and lives longer than this call.
+        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
+        match rustix::event::poll(&mut [PollFd::new(&ring, PollFlags::IN)], Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => self.receive(),
+            Err(err) => Err(ProbeError::Io { what: "cannot wait for samples", source: err.into() }),
         }
-        self.receive()
     }
 
     fn receive(&mut self) -> Result<Vec<Change>, ProbeError> {
+        self.drain.borrow_mut().begin();
         // samples come without a wake-up, so what is there must be asked for
         self.ring
             .consume()
@@ -281,6 +288,7 @@ impl Session {
             tables: drain.executables.counts,
             table_bytes: drain.tables.used_bytes(),
             processes: drain.processes.counts,
+            mapping_records_lost: drain.watch.lost,
             run_time,
         };
         Ok((totals, drain))

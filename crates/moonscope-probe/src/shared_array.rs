@@ -28,11 +28,6 @@ impl<T: Copy> SharedArray<T> {
         Ok(Self { base, bytes, len, _owns: PhantomData })
     }
 
-    /// How many values there are.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Copies values to position `at`. Nothing is written when they do not fit.
     pub fn write(&mut self, at: usize, values: &[T]) -> bool {
         if at.checked_add(values.len()).is_none_or(|end| end > self.len) {

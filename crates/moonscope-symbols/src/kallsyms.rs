@@ -34,14 +34,19 @@ impl<'a> Line<'a> {
     pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
         let mut digits = 0;
         let mut addr = 0u64;
-        while let Some(digit) = line.get(digits).and_then(|&byte| char::from(byte).to_digit(16)) {
-            addr = addr.checked_mul(16)? | u64::from(digit);
+        for &byte in line.iter().take(17) {
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                _ => break,
+            };
+            addr = addr << 4 | u64::from(digit);
             digits += 1;
         }
         let [b' ', kind, b' ', rest @ ..] = line.get(digits..)? else {
             return None;
         };
-        if digits == 0 {
+        if !(1..=16).contains(&digits) {
             return None;
         }
         let (name, module) = match memchr::memchr(b'\t', rest) {
@@ -101,10 +106,11 @@ struct Gap {
     first: Option<u64>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Last {
     addr: u64,
-    function: Option<Vec<u8>>,
+    /// Its line, if it is a function; else empty. Reused, since almost every line is the last so far.
+    line: Vec<u8>,
 }
 
 /// The function at each of these addresses; they are sorted. One pass over the list.
@@ -116,28 +122,22 @@ pub(crate) fn resolve(mut list: impl BufRead, addrs: &[u64]) -> io::Result<Vec<O
         let Some(line) = Line::parse(text) else { return };
         let gap = &mut gaps[addrs.partition_point(|&addr| addr < line.addr)];
         gap.first = Some(gap.first.map_or(line.addr, |first| first.min(line.addr)));
-        match gap
-            .last
-            .as_ref()
-            .map_or(Ordering::Greater, |last| line.addr.cmp(&last.addr))
-        {
-            Ordering::Less => {}
+        let last = gap.last.get_or_insert_default();
+        let better = match line.addr.cmp(&last.addr) {
+            Ordering::Less => false,
             Ordering::Greater => {
-                let function = line.is_function().then(|| text.to_vec());
-                gap.last = Some(Last {
-                    addr: line.addr,
-                    function,
-                });
+                last.addr = line.addr;
+                last.line.clear();
+                line.is_function()
             }
             Ordering::Equal => {
-                let Some(last) = gap.last.as_mut().filter(|_| line.is_function()) else {
-                    return;
-                };
-                let best = last.function.as_deref().and_then(Line::parse);
-                if best.is_none_or(|best| line.preference() < best.preference()) {
-                    last.function = Some(text.to_vec());
-                }
+                let best = Line::parse(&last.line);
+                line.is_function() && best.is_none_or(|best| line.preference() < best.preference())
             }
+        };
+        if better {
+            last.line.clear();
+            last.line.extend_from_slice(text);
         }
     })?;
     Ok(assign(&gaps, addrs))
@@ -155,7 +155,7 @@ fn assign(gaps: &[Gap], addrs: &[u64]) -> Vec<Option<KernelFunction>> {
     for (gap, end) in gaps.iter().zip(next) {
         last = gap.last.as_ref().or(last);
         let function = last.and_then(|last| {
-            let line = Line::parse(last.function.as_deref()?)?;
+            let line = Line::parse(&last.line)?;
             let module = line.module.map(<[u8]>::to_vec);
             Some(KernelFunction {
                 start: line.addr,

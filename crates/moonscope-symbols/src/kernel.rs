@@ -65,11 +65,10 @@ impl Kernel {
     /// Names for addresses, in their order. Reads the list only if something is not known.
     pub(crate) fn resolve(&mut self, addrs: &[u64], demangle: bool) -> Vec<Option<Symbol>> {
         let now = Instant::now();
-        let mut unknown: Vec<u64> = addrs
-            .iter()
-            .copied()
-            .filter(|&addr| self.lookup(addr, now).is_none())
-            .collect();
+        let recently = |seen: &Instant| now.saturating_duration_since(*seen) <= TRUSTED_FOR;
+        let is_new =
+            |addr: &u64| self.lookup(*addr, now).is_none() && !self.unknown.get(addr).is_some_and(recently);
+        let mut unknown: Vec<u64> = addrs.iter().copied().filter(is_new).collect();
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {

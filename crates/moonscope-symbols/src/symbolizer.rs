@@ -182,3 +182,39 @@ impl Symbolizer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{SymbolOptions, Symbolizer};
+    use crate::limits::CACHE_FILES;
+    use moonscope_process::Executable;
+
+    #[test]
+    fn a_symbolizer_can_move_to_another_thread() {
+        fn check<T: Send>() {}
+        check::<Symbolizer>();
+    }
+
+    #[test]
+    fn the_cache_keeps_what_was_used_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = std::fs::read("/proc/self/exe").unwrap();
+        let header = &image[..64];
+        let open = |number: usize| {
+            // Only a header, and each file is another one.
+            let path = dir.path().join(number.to_string());
+            std::fs::write(&path, header).unwrap();
+            Executable::open_path(&path)
+        };
+        let Ok(first) = open(0) else { return };
+        let mut symbolizer = Symbolizer::new(SymbolOptions::default());
+        for number in 0..CACHE_FILES + 50 {
+            symbolizer.native(&open(number + 1).unwrap(), &[1]);
+            symbolizer.native(&first, &[1]);
+        }
+        assert_eq!(symbolizer.modules.len(), CACHE_FILES);
+        assert!(symbolizer.modules.contains_key(first.key()));
+        symbolizer.forget();
+        assert_eq!(symbolizer.memory(), 0);
+    }
+}

@@ -102,8 +102,8 @@ impl Candidates {
                 sized: size > 0,
             };
             let name = self.compared_name(&candidate);
-            let label = kind == elf::STT_NOTYPE.0;
-            if !name.is_empty() && !(label && is_mark(name, elf.machine)) {
+            let mark = kind == elf::STT_NOTYPE.0 && is_mark(name, elf.machine);
+            if !name.is_empty() && !mark {
                 self.all.push(candidate);
             }
         }

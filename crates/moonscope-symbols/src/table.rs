@@ -5,7 +5,7 @@
 //! a function is more exact than the function). A symbol without size (assembler) reaches to the next
 //! symbol of any kind or to the end of its section, and only where nothing sized is.
 //!
-//! Memory: 16 bytes a range, 12 a symbol, and each used name once.
+//! Memory: 16 bytes a range, 16 a symbol, and each used name once.
 
 use crate::limits::MAX_NAME_BYTES;
 use crate::symtab::{Candidate, Candidates};

@@ -102,8 +102,18 @@ fn symbolize(bytes: &[u8], name: &str) {
     );
 }
 
+/// `PROPTEST_CASES` asks for more; a failing seed is printed.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: default.cases.max(400),
+        failure_persistence: None,
+        ..default
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn flipped_bytes_do_no_harm(

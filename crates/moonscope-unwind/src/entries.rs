@@ -221,7 +221,7 @@ fn initial_row<'a, S: UnwindSection<Slice<'a>>>(
 }
 
 /// The part of an FDE's range that is code; an FDE of removed code (its address is 0 then) has none.
-fn clip(start: u64, len: u64, code: &[Code]) -> Option<(u64, u64)> {
+pub(crate) fn clip(start: u64, len: u64, code: &[Code]) -> Option<(u64, u64)> {
     let index = code
         .partition_point(|range| range.start <= start)
         .checked_sub(1)?;

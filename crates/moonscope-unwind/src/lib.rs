@@ -18,6 +18,7 @@ mod error;
 mod expression;
 mod frame_pointer;
 mod frame_step;
+mod gopclntab;
 mod pieces;
 mod rows;
 mod rules;

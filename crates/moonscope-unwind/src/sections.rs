@@ -47,8 +47,10 @@ pub(crate) struct Sections<'a> {
     pub(crate) debug_frame: Option<FrameSection<'a>>,
     /// Start of `.text`, or 0: only for text-relative pointers, which nobody emits on x86-64.
     pub(crate) text: u64,
-    /// Made by the Go linker.
+    /// Has code made by the Go compiler.
     pub(crate) go: bool,
+    /// The function table of a Go program.
+    pub(crate) gopclntab: Option<&'a [u8]>,
 }
 
 impl Sections<'_> {
@@ -93,9 +95,11 @@ pub(crate) fn find(data: &[u8]) -> Result<Sections<'_>, UnwindError> {
         eh_frame_hdr,
         debug_frame: debug_frame(&table, endian, data),
         text: named(&table, endian, data, b".text").map_or(0, |(vaddr, _)| vaddr),
-        go: [&b".gopclntab"[..], b".data.rel.ro.gopclntab", b".go.buildinfo"]
+        go: table.section_by_name(endian, b".go.buildinfo").is_some(),
+        gopclntab: [&b".gopclntab"[..], b".data.rel.ro.gopclntab"]
             .iter()
-            .any(|name| table.section_by_name(endian, name).is_some()),
+            .find_map(|name| named(&table, endian, data, name))
+            .map(|(_, bytes)| bytes),
     })
 }
 

@@ -6,6 +6,7 @@ use crate::abi;
 use crate::convert::{self, Inexpressible};
 use crate::entries::{Entry, Kind, Reader};
 use crate::error::UnwindError;
+use crate::gopclntab::GoTable;
 use crate::pieces;
 use crate::rows::{MAX_ROWS, RowWriter};
 use crate::rules::{RuleSet, fixed};
@@ -27,13 +28,15 @@ pub struct Table {
     functions: Vec<u32>,
 }
 
-/// What became of the unwind information of a file. All but the first three should be 0 or nearly so.
+/// What became of the unwind information of a file. All but the first four should be 0 or nearly so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStats {
     /// FDEs taken from `.eh_frame`.
     pub eh_frame_entries: u32,
     /// FDEs taken from `.debug_frame`: those for code that `.eh_frame` does not describe.
     pub debug_frame_entries: u32,
+    /// Go functions that neither of the two describes.
+    pub go_functions: u32,
     /// Signal trampolines found by their code.
     pub trampolines: u32,
     /// Rows without an expressible rule, by reason.
@@ -97,7 +100,8 @@ impl Table {
     /// The table of the ELF file `data`, with its rules added to `rules`; `None` if the file has no unwind
     /// information at all and no signal trampoline either.
     ///
-    /// `.eh_frame` speaks first, `.debug_frame` for what is left. Code that neither describes is a hole.
+    /// `.eh_frame` speaks first, `.debug_frame` and then Go's function table for what is left. Code that
+    /// none of them describes is a hole.
     /// What does not parse or cannot be expressed is counted in [`Table::stats`].
     pub fn build(data: &[u8], rules: &mut RuleSet) -> Result<Option<Table>, UnwindError> {
         let sections = sections::find(data)?;
@@ -130,10 +134,18 @@ impl Table {
             stats.overlaps += overlaps;
             debug_pieces = pieces::outside(&found, &eh_pieces);
         }
+        let mut go = sections.gopclntab.and_then(GoTable::parse);
+        let mut go_pieces = Vec::new();
+        if let Some(table) = &go {
+            let (found, _) = pieces::disjoint(table.entries(code));
+            go_pieces = pieces::outside(&pieces::outside(&found, &eh_pieces), &debug_pieces);
+        }
         stats.eh_frame_entries = eh_pieces.len() as u32;
+        stats.go_functions = go_pieces.len() as u32;
         stats.debug_frame_entries = debug_pieces.len() as u32;
         let mut all = tagged(&eh_pieces, Source::EhFrame);
         all.extend(tagged(&debug_pieces, Source::DebugFrame));
+        all.extend(tagged(&go_pieces, Source::Go));
         all.sort_unstable_by_key(|piece| piece.0.start);
         let described: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
         let trampolines = trampoline::find(data, code, &described, sections.go);
@@ -148,6 +160,7 @@ impl Table {
                 &pieces::outside(&debug_pieces, &trampolines),
                 Source::DebugFrame,
             ));
+            all.extend(tagged(&pieces::outside(&go_pieces, &trampolines), Source::Go));
             all.extend(tagged(&trampolines, Source::Trampoline));
             all.sort_unstable_by_key(|piece| piece.0.start);
         }
@@ -160,9 +173,10 @@ impl Table {
         let mut writer = RowWriter::new(base, last.end, bytes.min(data.len()) / 5);
         for (index, &(piece, source)) in all.iter().enumerate() {
             let row = |at, number| writer.push(at, number);
-            match (source, &mut eh_frame, &mut debug_frame) {
-                (Source::EhFrame, Some(reader), _) => reader.rules(piece, rules, &mut stats, row),
-                (Source::DebugFrame, _, Some(reader)) => reader.rules(piece, rules, &mut stats, row),
+            match (source, &mut eh_frame, &mut debug_frame, &mut go) {
+                (Source::EhFrame, Some(reader), _, _) => reader.rules(piece, rules, &mut stats, row),
+                (Source::DebugFrame, _, Some(reader), _) => reader.rules(piece, rules, &mut stats, row),
+                (Source::Go, _, _, Some(table)) => table.rules(piece, rules, row),
                 _ => writer.push(piece.start, rules.intern(convert::trampoline())),
             }
             if all.get(index + 1).is_none_or(|next| next.0.start > piece.end) {
@@ -276,6 +290,7 @@ impl Table {
 enum Source {
     EhFrame,
     DebugFrame,
+    Go,
     Trampoline,
 }
 

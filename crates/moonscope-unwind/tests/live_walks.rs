@@ -39,29 +39,35 @@ fn describe(process: &Process, walk: &Walk) -> String {
     format!("{:?}\n{}", walk.end, names.collect::<String>())
 }
 
-/// Walks a snapshot both ways and requires that they agree, or that the kernel's walk stops early because the
-/// row format cannot say where a register was saved; returns the walk of user space.
-fn both_ways(files: &mut Files, snapshot: &Snapshot) -> (Process, Walk) {
-    let process = files.resolve(snapshot);
+/// Walks a snapshot as the kernel would.
+fn kernel_walk(files: &Files, process: &Process, snapshot: &Snapshot) -> Walk {
     let stack = snapshot.stack_copy();
-    let user = walk(&process, snapshot.registers, &stack, DEPTH);
     let memory = |address: u64, into: &mut [u8]| {
         let at = address
             .checked_sub(stack.sp)
             .and_then(|at| stack.bytes.get(at as usize..));
         match at.and_then(|bytes| bytes.get(..into.len())) {
             Some(bytes) => into.copy_from_slice(bytes),
-            None => return moonscope_unwind::Modules::code(&process, address, into),
+            None => return moonscope_unwind::Modules::code(process, address, into),
         }
         true
     };
-    let kernel = host_walk(
+    host_walk(
         &process.maps(),
         &files.rules,
         &snapshot.registers,
         DEPTH as u32,
         memory,
-    );
+    )
+}
+
+/// Walks a snapshot both ways and requires that they agree, or that the kernel's walk stops early because the
+/// row format cannot say where a register was saved; returns the walk of user space.
+fn both_ways(files: &mut Files, snapshot: &Snapshot) -> (Process, Walk) {
+    let process = files.resolve(snapshot);
+    let stack = snapshot.stack_copy();
+    let user = walk(&process, snapshot.registers, &stack, DEPTH);
+    let kernel = kernel_walk(files, &process, snapshot);
     let lost = kernel.end == WalkEnd::LostRegister && user.frames.starts_with(&kernel.frames);
     assert!(
         user == kernel || lost,
@@ -297,6 +303,34 @@ fn gzip() {
     );
     std::thread::sleep(Duration::from_millis(100));
     follow(&target, &[target.pid()], 0);
+}
+
+/// The function table of a stripped Go program is not DWARF, so only the kernel's walker follows it.
+#[test]
+fn a_stripped_go_program() {
+    let program = Path::new("/usr/bin/gcloud-crc32c");
+    if !program.exists() {
+        eprintln!("skipped: no {}", program.display());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("input");
+    std::fs::File::create(&input).unwrap().set_len(1 << 36).unwrap();
+    let target = Target::start(program, &[input.to_str().unwrap()], false);
+    let mut files = Files::default();
+    let mut depths = Vec::new();
+    for round in 0..STOPS {
+        pause(round);
+        let tids = target.threads();
+        let snapshot = target.stop(tids[round % tids.len()]).unwrap();
+        let process = files.resolve(&snapshot);
+        let walk = kernel_walk(&files, &process, &snapshot);
+        assert!(walk.end.is_complete(), "{}", describe(&process, &walk));
+        assert!(walk.frames.iter().all(|frame| !frame.fp));
+        depths.push(walk.frames.len());
+        target.resume();
+    }
+    assert!(depths.iter().any(|&depth| depth > 4), "{depths:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Who is looked at: the arguments of a target, and the processes that they mean.
 
+mod near;
 mod select;
 
 use crate::exit::{Code, Failure};
@@ -11,40 +12,42 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Where `--help` lists them.
+const HEADING: &str = "Target (one of)";
+
 /// The options that say who is looked at.
 #[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Target (one of)")]
 pub struct TargetArgs {
     /// A process, with all its threads and later children; may be given several times
-    #[arg(short, long, value_name = "PID", value_delimiter = ',')]
+    #[arg(help_heading = HEADING, short, long, value_name = "PID", value_delimiter = ',')]
     pub pid: Vec<Pid>,
 
     /// Processes of this name (as in /proc/PID/comm), also those that start later; may be given several times
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = HEADING, long, value_name = "NAME")]
     pub comm: Vec<String>,
 
     /// Processes that run this program: a path, here or as the process sees it, or a file name
-    #[arg(long, value_name = "PATH")]
+    #[arg(help_heading = HEADING, long, value_name = "PATH")]
     pub exe: Vec<PathBuf>,
 
     /// A control group and all below it: its directory, or its path as in /proc/PID/cgroup
-    #[arg(long, value_name = "PATH")]
+    #[arg(help_heading = HEADING, long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
 
     /// A container of docker, podman, containerd or cri-o: its id, the begin of its id, or its name
-    #[arg(long, value_name = "ID|NAME")]
+    #[arg(help_heading = HEADING, long, value_name = "ID|NAME")]
     pub container: Option<String>,
 
     /// The nginx (or OpenResty) of this pid file, else every one: master, workers, and workers after a reload
-    #[arg(long, value_name = "PIDFILE", num_args = 0..=1, require_equals = true)]
+    #[arg(help_heading = HEADING, long, value_name = "PIDFILE", num_args = 0..=1, require_equals = true)]
     pub nginx: Option<Option<PathBuf>>,
 
     /// The whole machine
-    #[arg(short, long)]
+    #[arg(help_heading = HEADING, short, long)]
     pub all: bool,
 
     /// Starts this command and looks at it until it ends
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(help_heading = HEADING, last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 

@@ -1,0 +1,182 @@
+//! New executable mappings, as perf's side band tells of them (PERF_RECORD_MMAP2), and what for.
+//!
+//! The kernel side notices most changes by itself, for `mm->exec_vm` changes. It cannot notice that a
+//! library was replaced by another one of the same size at the same place, and it knows nothing of a
+//! process that ended before its mappings could be read. These records, which the kernel writes before
+//! the mapping can run, close both gaps. They can get lost, and that is counted; `/proc/PID/maps` is the
+//! truth for all else.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use moonscope_process::{Mapping, MappingName, Pid};
+
+use crate::perf_event::{self, Attr, RecordRing};
+
+/// Data pages of each CPU's ring, a power of two: 256 KiB hold some 2,000 records.
+const RING_PAGES: usize = 64;
+/// Mappings remembered of a process that was not looked at yet.
+const REMEMBERED_MAPPINGS: usize = 256;
+/// Processes of which mappings are remembered; the oldest knowledge goes first.
+const REMEMBERED_PROCESSES: usize = 4096;
+
+const RECORD_LOST: u32 = 2;
+const RECORD_COMM: u32 = 3;
+const RECORD_MMAP2: u32 = 10;
+/// PERF_RECORD_MISC_COMM_EXEC: the name changed because of an exec.
+const MISC_COMM_EXEC: u16 = 1 << 13;
+/// PERF_RECORD_MISC_MMAP_BUILD_ID: inode numbers are replaced by a build id. We did not ask for it.
+const MISC_MMAP_BUILD_ID: u16 = 1 << 14;
+
+/// Watches all processes of the machine.
+pub struct MmapWatch {
+    rings: Vec<(RecordRing, OwnedFd)>,
+    /// What was mapped by processes, since they began to run their program.
+    remembered: BTreeMap<Pid, Remembered>,
+    /// Records that did not fit the ring.
+    pub lost: u64,
+}
+
+#[derive(Default)]
+struct Remembered {
+    mappings: Vec<Mapping>,
+    last: u64,
+}
+
+/// Something that a record says.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Mapped(Mapping),
+    Executed,
+}
+
+impl MmapWatch {
+    /// Begins to watch on these CPUs.
+    pub fn start(cpus: &[u32]) -> io::Result<Self> {
+        let attr = Attr::side_band();
+        let rings = cpus
+            .iter()
+            .map(|&cpu| {
+                let event = perf_event::open(&attr, cpu)?;
+                let ring = RecordRing::map(event.as_fd(), RING_PAGES)?;
+                perf_event::enable(event.as_fd())?;
+                Ok((ring, event))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { rings, remembered: BTreeMap::new(), lost: 0 })
+    }
+
+    /// Reads what came since the last call, in the order of time (CLOCK_MONOTONIC).
+    pub fn read(&mut self) -> Vec<(u64, Pid, Mapping)> {
+        let mut said = Vec::new();
+        for (ring, _) in &mut self.rings {
+            ring.drain(|kind, misc, body| match kind {
+                RECORD_LOST => self.lost += word(body, 8).unwrap_or(1),
+                _ => said.extend(parse(kind, misc, body)),
+            });
+        }
+        // a process may have moved from one CPU to another between two records
+        said.sort_by_key(|&(time, ..)| time);
+        let mut changed = Vec::new();
+        for (time, pid, said) in said {
+            let remembered = self.remembered.entry(pid).or_default();
+            remembered.last = time;
+            match said {
+                Said::Executed => remembered.mappings.clear(),
+                Said::Mapped(mapping) => {
+                    changed.push((time, pid, mapping.clone()));
+                    // what was there before is gone
+                    remembered.mappings.retain(|old| old.end <= mapping.start || mapping.end <= old.start);
+                    if remembered.mappings.len() < REMEMBERED_MAPPINGS {
+                        remembered.mappings.push(mapping);
+                    }
+                }
+            }
+        }
+        self.forget_oldest();
+        changed
+    }
+
+    fn forget_oldest(&mut self) {
+        while self.remembered.len() > REMEMBERED_PROCESSES {
+            let Some(oldest) = self.remembered.iter().min_by_key(|(_, one)| one.last).map(|(&pid, _)| pid) else {
+                return;
+            };
+            self.remembered.remove(&oldest);
+        }
+    }
+
+    /// The executable mappings that a process was seen to make, by address. Not all that it has: what it
+    /// inherited or made before the watch began is missing, and so is the vDSO.
+    pub fn seen(&self, pid: Pid) -> Option<Vec<Mapping>> {
+        let mut mappings = self.remembered.get(&pid)?.mappings.clone();
+        mappings.sort_by_key(|mapping| mapping.start);
+        Some(mappings).filter(|mappings| !mappings.is_empty())
+    }
+
+    /// The process ended.
+    pub fn forget(&mut self, pid: Pid) {
+        self.remembered.remove(&pid);
+    }
+}
+
+/// Time, process and content of a record; the layouts: include/uapi/linux/perf_event.h.
+fn parse(kind: u32, misc: u16, body: &[u8]) -> Option<(u64, Pid, Said)> {
+    let (body, time) = body.split_last_chunk::<8>()?;
+    let time = u64::from_ne_bytes(*time);
+    let pid = half(body, 0)?;
+    match kind {
+        RECORD_COMM if misc & MISC_COMM_EXEC != 0 => Some((time, pid, Said::Executed)),
+        RECORD_MMAP2 if misc & MISC_MMAP_BUILD_ID == 0 => {
+            let start = word(body, 8)?;
+            let protection = half(body, 56)?;
+            let name = body.get(64..)?;
+            let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
+            let mapping = Mapping {
+                start,
+                end: start.checked_add(word(body, 16)?)?,
+                offset: word(body, 24)?,
+                readable: protection & 1 != 0,
+                writable: protection & 2 != 0,
+                executable: protection & 4 != 0,
+                shared: half(body, 60)? & 1 != 0,
+                device: (half(body, 32)?, half(body, 36)?),
+                inode: word(body, 40)?,
+                name: mapping_name(name),
+            };
+            Some((time, pid, Said::Mapped(mapping)))
+        }
+        _ => None,
+    }
+}
+
+fn mapping_name(name: &[u8]) -> MappingName {
+    use std::os::unix::ffi::OsStrExt;
+    match name {
+        [b'/', b'/', ..] | b"" => MappingName::Anonymous,
+        [b'/', ..] => MappingName::File { path: std::ffi::OsStr::from_bytes(name).into(), deleted: false },
+        other => MappingName::Other(String::from_utf8_lossy(other).into_owned()),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncated_record_is_no_record() {
+        for len in 0..72 {
+            assert_eq!(parse(RECORD_MMAP2, 0, &vec![0; len]), None, "{len}");
+        }
+        assert!(parse(RECORD_MMAP2, 0, &[0; 72]).is_some());
+    }
+}
