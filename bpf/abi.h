@@ -82,6 +82,9 @@ enum ms_cfa {
 	MS_CFA_UNSUPPORTED,	/* a rule that this format cannot express */
 	MS_CFA_REG,		/* CFA = reg + off */
 	MS_CFA_DEREF,		/* CFA = *(reg + off) + add */
+	/* CFA = *(reg + off) + add, and registers are saved below reg + 8 instead of
+	 * below the CFA: what gcc makes of a function that realigns its stack */
+	MS_CFA_REALIGNED,
 	MS_CFA_PLT,		/* CFA = rsp + 8 + ((rip & 15) >= off ? 8 : 0) */
 	MS_CFA_SIGNAL,		/* registers lie in the ucontext at reg + off */
 };
@@ -106,7 +109,7 @@ enum ms_saved {
 enum {
 	MS_SAVED_SAME = 0,	/* unchanged by this function */
 	MS_SAVED_LOST = -1,	/* saved where this format cannot say */
-	/* n > 0: saved at CFA - 8 * n */
+	/* n > 0: saved at CFA - 8 * n (MS_CFA_REALIGNED: reg + 8 - 8 * n) */
 	MS_SAVED_MAX = 127,
 	/* slots up to this are fetched together with the return address */
 	MS_WINDOW_WORDS = 15,
@@ -222,6 +225,8 @@ enum {
 	MS_STACK_PAGES = 8,
 	MS_STACK_BYTES = MS_STACK_PAGES * MS_STACK_PAGE,
 	MS_SAMPLE_FRAMES = MS_MAX_KERNEL + MS_MAX_DEPTH,
+	/* a leaf function may use so much below its stack pointer (psABI 3.2.2) */
+	MS_RED_ZONE = 128,
 };
 
 /* What stands in the ring buffer; the first word of each record says which. */
@@ -248,8 +253,8 @@ enum {
 
 /*
  * Then follow: nr_kernel addresses leaf first, nr_user frames leaf first, and
- * with MS_SAMPLE_STACK MS_NR_REGS registers and stack_len bytes from the stack
- * pointer upwards.
+ * with MS_SAMPLE_STACK MS_NR_REGS registers and stack_len bytes of the stack from
+ * stack_start upwards.
  */
 struct ms_sample {
 	__u32 kind;		/* MS_EVENT_SAMPLE */
@@ -265,6 +270,7 @@ struct ms_sample {
 	__u16 unused;
 	__u32 stack_len;
 	char comm[MS_COMM_LEN];
+	__u64 stack_start;	/* address of the first byte of the stack copy */
 };
 
 /* ---- counters --------------------------------------------------------- */

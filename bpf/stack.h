@@ -18,7 +18,7 @@ enum walk_loop {
 /* Appends the registers and the user stack, page by page until one is not there. */
 static __always_inline void append_stack_copy(struct scratch *s, const __u64 *reg)
 {
-	__u64 sp = reg[MS_REG_RSP];
+	__u64 start = reg[MS_REG_RSP];
 	__u64 at = s->next;
 	__u32 copied = 0;
 	char *to;
@@ -30,16 +30,20 @@ static __always_inline void append_stack_copy(struct scratch *s, const __u64 *re
 		s->words[at + i] = reg[i];
 	at += MS_NR_REGS;
 	to = (char *)&s->words[at];
+	/* the red zone too, unless it lies on a page that may not be there */
+	if ((start & (MS_STACK_PAGE - 1)) >= MS_RED_ZONE)
+		start -= MS_RED_ZONE;
 	for (int i = 0; i < MS_STACK_PAGES; i++) {
 		/* never across a page border: behind the last page lies nothing */
-		__u32 part = MS_STACK_PAGE - ((sp + copied) & (MS_STACK_PAGE - 1));
+		__u32 part = MS_STACK_PAGE - ((start + copied) & (MS_STACK_PAGE - 1));
 
 		if (copied > MS_STACK_BYTES - MS_STACK_PAGE || part > MS_STACK_PAGE)
 			break;
-		if (bpf_probe_read_user(to + copied, part, (const void *)(sp + copied)))
+		if (bpf_probe_read_user(to + copied, part, (const void *)(start + copied)))
 			break;
 		copied += part;
 	}
+	s->sample.stack_start = start;
 	s->sample.stack_len = copied;
 	s->sample.flags |= MS_SAMPLE_STACK;
 	s->next = at + (copied + 7) / 8;

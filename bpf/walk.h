@@ -110,25 +110,41 @@ static __always_inline __u32 ms_find_rule(const struct ms_table *t, __u64 vaddr)
 	return ms_word(t->rows + found - 1) & 0xffff;
 }
 
+/* An indirect call (ff /2) that begins at code[at], by its ModRM byte's mode and register. */
+#define MS_IS_CALL(code, at, mode)						\
+	((code)[at] == 0xff && ((code)[(at) + 1] & 0xf8) == ((mode) | 0x10))
+
 /*
- * Does a call instruction end just before this address? Direct calls (e8), and
- * indirect ones (ff /2) in all their lengths; `code` are the 7 bytes before.
+ * Does a call instruction end just behind these 7 bytes? Intel SDM volume 2, CALL
+ * and table 2-2: the length follows from mode and register (rm) of the ModRM byte.
  */
 static __always_inline int ms_ends_with_call(const __u8 *code)
 {
-	if (code[2] == 0xe8)					/* call rel32 */
+	__u8 rm;
+
+	if (code[2] == 0xe8)				/* call rel32 */
 		return 1;
-	if (code[5] == 0xff && (code[6] & 0xf8) == 0xd0)	/* call reg */
+	if (MS_IS_CALL(code, 5, 0xc0))			/* call reg */
 		return 1;
-	if (code[5] == 0xff && (code[6] & 0xf8) == 0x10)	/* call [reg] */
+	rm = code[6] & 7;
+	if (MS_IS_CALL(code, 5, 0x00) && rm != 4 && rm != 5)	/* [reg] */
 		return 1;
-	if (code[4] == 0xff && ((code[5] & 0xf8) == 0x50 || code[5] == 0x14))
-		return 1;			/* call [reg + disp8], [reg + reg] */
-	if (code[3] == 0xff && code[4] == 0x54)		/* call [reg + reg + disp8] */
+	rm = code[5] & 7;
+	if (MS_IS_CALL(code, 4, 0x00) && rm == 4 && (code[6] & 7) != 5)	/* [reg + reg] */
 		return 1;
-	if (code[1] == 0xff && ((code[2] & 0xf8) == 0x90 || code[2] == 0x15))
-		return 1;			/* call [reg + disp32], [rip + disp32] */
-	return code[0] == 0xff && (code[1] == 0x94 || code[1] == 0x14); /* with SIB and disp32 */
+	if (MS_IS_CALL(code, 4, 0x40) && rm != 4)	/* [reg + disp8] */
+		return 1;
+	if (MS_IS_CALL(code, 3, 0x40) && (code[4] & 7) == 4)	/* [reg + reg + disp8] */
+		return 1;
+	rm = code[2] & 7;
+	if (MS_IS_CALL(code, 1, 0x00) && rm == 5)	/* [rip + disp32] */
+		return 1;
+	if (MS_IS_CALL(code, 1, 0x80) && rm != 4)	/* [reg + disp32] */
+		return 1;
+	rm = code[1] & 7;
+	if (MS_IS_CALL(code, 0, 0x80) && rm == 4)	/* [reg + reg + disp32] */
+		return 1;
+	return MS_IS_CALL(code, 0, 0x00) && rm == 4 && (code[2] & 7) == 5;	/* [reg + disp32] */
 }
 
 /*
@@ -199,6 +215,7 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 		*cfa = base + (__s64)rule->off;
 		return 0;
 	case MS_CFA_DEREF:
+	case MS_CFA_REALIGNED:
 		if (ms_read_user(w, w->window, 8, base + (__s64)rule->off))
 			return ms_stop(w, MS_END_UNREADABLE);
 		*cfa = w->window[0] + (__s64)rule->add;
@@ -212,8 +229,8 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 	return ms_stop(w, MS_END_UNSUPPORTED);
 }
 
-/* Register `reg` of the caller, from the words below the CFA. */
-#define MS_RESTORE(w, rule, cfa, words, which, number)				\
+/* Register `number` of the caller, from the words below `cfa`. */
+#define MS_RESTORE(w, rule, saved, words, which, number)				\
 	do {									\
 		__s32 slot = (rule)->saved[which];				\
 		if (slot < 0) {							\
@@ -233,33 +250,39 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule *rule)
 {
 	__u32 words = rule->window & 15;
-	__u64 cfa, pc;
+	__u64 cfa, saved, pc;
 
 	if (ms_find_cfa(w, rule, &cfa))
 		return 1;
-	if (cfa <= w->reg[MS_REG_RSP] || (cfa & 7))
+	/* only a leaf that keeps its return address in a register has no frame at all */
+	if (cfa < w->reg[MS_REG_RSP] || (cfa & 7) ||
+	    (cfa == w->reg[MS_REG_RSP] && !(w->exact && rule->ra != MS_RA_AT_CFA)))
 		return ms_stop(w, MS_END_NOT_INCREASING);
+	saved = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
 	/* the return address and the saved registers lie side by side: one read */
-	if (words && ms_read_user(w, w->window, words * 8, cfa - words * 8))
+	if (words && ms_read_user(w, w->window, words * 8, saved - words * 8))
 		return ms_stop(w, MS_END_UNREADABLE);
-	if (rule->ra == MS_RA_AT_CFA) {
-		if (!words)
-			return ms_stop(w, MS_END_UNSUPPORTED);
-		pc = w->window[words - 1];
-	} else {
+	if (rule->ra != MS_RA_AT_CFA) {
 		__u32 reg = (rule->ra - MS_RA_IN_REG) & 15;
 
 		if (!(w->valid & MS_BIT(reg)))
 			return ms_stop(w, MS_END_LOST_REGISTER);
 		pc = w->reg[reg];
+	} else if (rule->cfa == MS_CFA_REALIGNED) {
+		if (ms_read_user(w, &pc, 8, cfa - 8))
+			return ms_stop(w, MS_END_UNREADABLE);
+	} else {
+		if (!words)
+			return ms_stop(w, MS_END_UNSUPPORTED);
+		pc = w->window[words - 1];
 	}
 	w->valid &= MS_KEPT;
-	MS_RESTORE(w, rule, cfa, words, MS_SAVED_RBX, MS_REG_RBX);
-	MS_RESTORE(w, rule, cfa, words, MS_SAVED_RBP, MS_REG_RBP);
-	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R12, MS_REG_R12);
-	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R13, MS_REG_R13);
-	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R14, MS_REG_R14);
-	MS_RESTORE(w, rule, cfa, words, MS_SAVED_R15, MS_REG_R15);
+	MS_RESTORE(w, rule, saved, words, MS_SAVED_RBX, MS_REG_RBX);
+	MS_RESTORE(w, rule, saved, words, MS_SAVED_RBP, MS_REG_RBP);
+	MS_RESTORE(w, rule, saved, words, MS_SAVED_R12, MS_REG_R12);
+	MS_RESTORE(w, rule, saved, words, MS_SAVED_R13, MS_REG_R13);
+	MS_RESTORE(w, rule, saved, words, MS_SAVED_R14, MS_REG_R14);
+	MS_RESTORE(w, rule, saved, words, MS_SAVED_R15, MS_REG_R15);
 	w->reg[MS_REG_RSP] = cfa;
 	w->reg[MS_REG_RIP] = pc;
 	w->exact = 0;

@@ -253,7 +253,7 @@ impl Drain {
         let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
             (Some((registers, stack)), Some(newest), _) => {
                 self.received.walked_here += 1;
-                let walk = walk_copy(newest, &mut self.executables, head.pid, registers, stack, self.max_depth);
+                let walk = walk_copy(newest, &mut self.executables, head.pid, registers, &stack, self.max_depth);
                 (Some(newest), walk.frames, cut_of(walk.end))
             }
             (Some((registers, _)), None, _) => {

@@ -1,9 +1,9 @@
 //! Records of the ring buffer, as they come (`struct ms_sample` and `struct ms_event` of `bpf/abi.h`).
 
-use moonscope_unwind::{Registers, WalkEnd, abi};
+use moonscope_unwind::{Registers, StackCopy, WalkEnd, abi};
 
 /// A record of the ring buffer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Record<'a> {
     /// A tick in a wanted task.
     Sample(RawSample<'a>),
@@ -12,14 +12,14 @@ pub enum Record<'a> {
 }
 
 /// A sample as the kernel side shipped it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct RawSample<'a> {
     /// Everything but the stacks.
     pub head: abi::ms_sample,
     /// Kernel and user frames, leaf first; split them with [`RawSample::kernel`] and [`RawSample::user`].
     frames: &'a [u64],
     /// Registers and stack, where user space must walk.
-    copy: Option<(Registers, &'a [u8])>,
+    copy: Option<(Registers, StackCopy<'a>)>,
 }
 
 impl<'a> Record<'a> {
@@ -60,7 +60,8 @@ impl<'a> RawSample<'a> {
             let (regs, stack) = rest.split_first_chunk::<{ abi::MS_NR_REGS as usize }>()?;
             // SAFETY: the memory of words may be looked at as bytes.
             let stack = unsafe { std::slice::from_raw_parts(stack.as_ptr().cast::<u8>(), size_of_val(stack)) };
-            Some((Registers::new(*regs), stack.get(..head.stack_len as usize)?))
+            let bytes = stack.get(..head.stack_len as usize)?;
+            Some((Registers::new(*regs), StackCopy { sp: head.stack_start, bytes }))
         };
         Some(Self { head, frames, copy })
     }
@@ -86,7 +87,7 @@ impl<'a> RawSample<'a> {
     }
 
     /// The user registers and a copy of the stack, if user space has to walk.
-    pub fn copy(&self) -> Option<(Registers, &'a [u8])> {
+    pub fn copy(&self) -> Option<(Registers, StackCopy<'a>)> {
         self.copy
     }
 }
@@ -134,10 +135,10 @@ mod tests {
     #[test]
     fn a_record_that_promises_more_than_it_holds_is_refused() {
         let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 1, nr_user: 3, ..Default::default() };
-        assert_eq!(Record::parse(bytes(&sample(head, &[10, 20, 30]))), None);
+        assert!(Record::parse(bytes(&sample(head, &[10, 20, 30]))).is_none());
         let head = abi::ms_sample { flags: abi::MS_SAMPLE_STACK, stack_len: 9, ..head };
         let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 0, nr_user: 0, ..head };
-        assert_eq!(Record::parse(bytes(&sample(head, &[0; abi::MS_NR_REGS as usize + 1]))), None);
-        assert_eq!(Record::parse(&[]), None);
+        assert!(Record::parse(bytes(&sample(head, &[0; abi::MS_NR_REGS as usize + 1]))).is_none());
+        assert!(Record::parse(&[]).is_none());
     }
 }

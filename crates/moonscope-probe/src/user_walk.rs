@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moonscope_process::{Pid, ProcessMemory, RemoteMemory};
-use moonscope_unwind::{ModuleAt, Modules, Registers, StackCopy, UnwindData, Walk, abi, walk};
+use moonscope_unwind::{ModuleAt, Modules, Registers, StackCopy, UnwindData, Walk, walk};
 
 use crate::executables::Executables;
 use crate::processes::Generation;
@@ -14,7 +14,7 @@ pub fn walk_copy(
     executables: &mut Executables,
     pid: Pid,
     registers: Registers,
-    stack: &[u8],
+    stack: &StackCopy<'_>,
     max_depth: u32,
 ) -> Walk {
     let data = generation
@@ -23,8 +23,7 @@ pub fn walk_copy(
         .map(|mapping| mapping.executable.and_then(|id| executables.unwind_data(id)))
         .collect();
     let modules = MappedModules { generation, data, memory: ProcessMemory::new(pid) };
-    let sp = registers.regs[abi::MS_REG_RSP as usize];
-    walk(&modules, registers, &StackCopy { sp, bytes: stack }, max_depth as usize)
+    walk(&modules, registers, stack, max_depth as usize)
 }
 
 struct MappedModules<'a> {

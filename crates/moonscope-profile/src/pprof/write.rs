@@ -111,34 +111,28 @@ impl<'a> Builder<'a> {
     /// One mapping for each module. Addresses are virtual addresses of the ELF file, so each mapping
     /// starts at 0; ids, not addresses, say which one a location belongs to.
     fn mappings(&mut self) {
-        for (nr, module) in self.profile.modules().iter().enumerate() {
-            let frames = || {
-                self.profile
-                    .frames()
-                    .iter()
-                    .filter(|frame| frame.module.is_some_and(|m| m.index() == nr))
-            };
-            let last = frames().filter_map(|frame| frame.offset).max().unwrap_or(0);
-            let mapping = Mapping {
-                id: nr as u64 + 1,
-                memory_start: 0,
-                memory_limit: last.saturating_add(1),
-                file_offset: 0,
-                // A reader must not look for names itself: what has none here has none there.
-                has_functions: true,
-                has_filenames: frames().any(|frame| frame.file.is_some()),
-                has_line_numbers: frames().any(|frame| frame.line.is_some()),
-                has_inline_frames: frames().any(|frame| frame.inlined),
-                filename: 0,
-                build_id: 0,
-            };
+        let profile = self.profile;
+        for (id, module) in (1..).zip(profile.modules()) {
             let filename = self.string(&module.path);
             let build_id = self.string(module.build_id.as_deref().unwrap_or_default());
-            self.out.mapping.push(Mapping {
+            // A reader must not look for names itself: what has none here has none there.
+            let mapping = Mapping {
+                id,
                 filename,
                 build_id,
-                ..mapping
-            });
+                has_functions: true,
+                ..Mapping::default()
+            };
+            self.out.mapping.push(mapping);
+        }
+        for frame in profile.frames() {
+            let Some(module) = frame.module else { continue };
+            let mapping = &mut self.out.mapping[module.index()];
+            let after = frame.offset.unwrap_or(0).saturating_add(1);
+            mapping.memory_limit = mapping.memory_limit.max(after);
+            mapping.has_filenames |= frame.file.is_some();
+            mapping.has_line_numbers |= frame.line.is_some();
+            mapping.has_inline_frames |= frame.inlined;
         }
     }
 
