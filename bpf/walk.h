@@ -274,7 +274,7 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 	} else {
 		if (!words)
 			return ms_stop(w, MS_END_UNSUPPORTED);
-		pc = w->window[words - 1];
+		pc = w->window[(words - 1) & (MS_WINDOW_BUFFER - 1)];
 	}
 	w->valid &= MS_KEPT;
 	MS_RESTORE(w, rule, saved, words, MS_SAVED_RBX, MS_REG_RBX);

@@ -1,5 +1,10 @@
 //! All sizes of the kernel side in one place, with what each costs.
 
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use libbpf_rs::libbpf_sys;
+use moonscope_unwind::abi;
+
 /// Sizes of maps and arrays. Arrays are allocated in full by the kernel when the object is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -39,10 +44,36 @@ impl Limits {
         ring_bytes: 16 << 20,
     };
 
-    /// The sizes for some processes, or for all of a machine.
+    /// The largest array that kernels before 5.11 or so allocate as one value (KMALLOC_MAX_SIZE,
+    /// `array_map_alloc_check` in kernel/bpf/arraymap.c).
+    const OLD_KERNEL_BYTES: usize = 4 << 20;
+
+    /// The sizes for some processes, or for all of a machine, as far as this kernel allows them.
     pub fn new(whole_machine: bool) -> Self {
-        if whole_machine { Self::ALL } else { Self::SOME }
+        let mut limits = if whole_machine { Self::ALL } else { Self::SOME };
+        if !allows_value_of(limits.words * 4) {
+            limits.words = Self::OLD_KERNEL_BYTES / 4;
+            limits.mappings = limits.mappings.min(Self::OLD_KERNEL_BYTES / size_of::<abi::ms_mapping>());
+        }
+        limits
     }
+}
+
+/// Does the kernel take an array whose single value has so many bytes? Tried, because the limit was lifted
+/// in stable kernels too.
+fn allows_value_of(bytes: usize) -> bool {
+    let map_type = libbpf_sys::BPF_MAP_TYPE_ARRAY;
+    // SAFETY: no memory is passed; the result is a new file descriptor or negative.
+    let fd = unsafe {
+        libbpf_sys::bpf_map_create(map_type, std::ptr::null(), 4, bytes as u32, 1, std::ptr::null())
+    };
+    if fd < 0 {
+        // not permitted is told when the object is loaded
+        return std::io::Error::from_raw_os_error(-fd).raw_os_error() != Some(libc::E2BIG);
+    }
+    // SAFETY: as above, nobody else owns it; dropping it closes it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    true
 }
 
 /// Finished mapping lists that are kept of each process, so that samples on their way still find theirs.

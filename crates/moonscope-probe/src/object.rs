@@ -177,7 +177,7 @@ thread_local! {
 struct Messages;
 
 /// More lines than any message needs; the verifier's log can have a hundred thousand.
-const KEPT_LINES: usize = 200;
+const KEPT_LINES: usize = 400;
 
 impl Messages {
     fn capture() -> Self {
@@ -197,16 +197,24 @@ impl Messages {
         MESSAGES.with_borrow(|lines| lines.iter().any(|line| line.starts_with("processed ")))
     }
 
+    /// What the verifier objected to: the line before its summary; else the last things libbpf said.
     fn last_words(&self, err: &libbpf_rs::Error) -> String {
         MESSAGES.with_borrow(|lines| {
-            let said: Vec<&str> = lines
-                .iter()
-                .map(|line| line.trim_start_matches("libbpf: ").trim())
-                .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with("processed "))
-                .collect();
-            match said.split_at_checked(said.len().saturating_sub(3)) {
-                Some((_, last)) if !last.is_empty() => last.join("; "),
-                _ => err.to_string(),
+            if std::env::var_os("MOONSCOPE_VERIFIER_LOG").is_some() {
+                lines.iter().for_each(|line| eprintln!("{line}"));
+            }
+            let summary = lines.iter().rposition(|line| line.starts_with("processed "));
+            let said: Vec<&str> = match summary {
+                Some(at) => lines[at.saturating_sub(1)..at].iter().map(|line| line.trim()).collect(),
+                None => lines
+                    .iter()
+                    .map(|line| line.trim_start_matches("libbpf: ").trim())
+                    .filter(|line| !line.is_empty() && !line.starts_with("--"))
+                    .collect(),
+            };
+            match said[said.len().saturating_sub(3)..] {
+                [] => err.to_string(),
+                ref last => last.join("; "),
             }
         })
     }
