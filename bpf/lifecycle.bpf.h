@@ -36,10 +36,11 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 		return 0;	/* a thread */
 	/* the number may have belonged to a process whose end was not seen */
 	bpf_map_delete_elem(&processes, &child_pid);
-	if (ms_follow_forks && is_target(pid)) {
+	if (ms_follow_forks && is_target(pid))
 		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
-		send_event(MS_EVENT_FORK, pid, child_pid);
-	}
+	else if (!bpf_map_lookup_elem(&processes, &pid))
+		return 0;	/* nothing is known that the child could inherit */
+	send_event(MS_EVENT_FORK, pid, child_pid);
 	return 0;
 }
 

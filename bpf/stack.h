@@ -49,19 +49,15 @@ static __always_inline void append_stack_copy(struct scratch *s, const __u64 *re
 	s->next = at + (copied + 7) / 8;
 }
 
-/* Would user space, with fresh mappings and tables, get further? */
-static __always_inline bool may_succeed_later(__u32 end, __u32 flags)
+/*
+ * Must user space walk, with fresh mappings and tables? After mm->exec_vm changed
+ * also a walk that found its end may have used what is no longer mapped.
+ */
+static __always_inline bool must_walk_later(__u32 end, __u32 flags)
 {
-	switch (end) {
-	case MS_END_NEW_PROCESS:
-	case MS_END_NO_TABLE:
+	if (flags & MS_SAMPLE_MAPS_CHANGED)
 		return true;
-	case MS_END_NO_MAPPING:
-	case MS_END_NO_ROW:
-	case MS_END_ROOT_ZERO:
-		return flags & MS_SAMPLE_MAPS_CHANGED;
-	}
-	return false;
+	return end == MS_END_NEW_PROCESS || end == MS_END_NO_TABLE;
 }
 
 static __always_inline void walk_user(struct scratch *s, struct task_struct *task, __u32 pid,
@@ -141,7 +137,7 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, const struc
 		take_user_stack(s, task, loop);
 	sample->end = s->walk.end;
 	sample->nr_user = s->next - sample->nr_kernel;
-	if (ms_always_copy || may_succeed_later(sample->end, sample->flags)) {
+	if (ms_always_copy || must_walk_later(sample->end, sample->flags)) {
 		walk_from_regs(&s->walk, &s->regs);
 		append_stack_copy(s, s->walk.reg);
 	}

@@ -166,6 +166,7 @@ impl Drain {
             let failed = *scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
             self.count_late(&sample, failed);
         }
+        self.executables.drop_unwind_data();
     }
 
     /// Reads the mappings of the process of a sample, or takes what it was seen to map. Gives the reason
@@ -185,8 +186,10 @@ impl Drain {
     fn notice(&mut self, event: &abi::ms_event) {
         match event.kind {
             abi::MS_EVENT_FORK => {
-                // the child runs in a copy of what the parent has: known before its first sample
-                let _ = self.scan(event.child);
+                // it may be gone already, and it runs in a copy of what the parent has
+                if !self.processes.adopt(event.child, event.pid, &mut self.executables, &mut self.tables) {
+                    let _ = self.scan(event.child);
+                }
                 self.changes.push(Change::Forked(event.child));
             }
             abi::MS_EVENT_EXEC => {
@@ -250,7 +253,12 @@ impl Drain {
         let head = &sample.head;
         let newest = self.processes.newest(head.pid).cloned();
         let used = self.generation_of(sample);
+        let was_true = self.processes.generation(head.pid, head.generation, head.time).is_some_and(|(_, was)| was);
         let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
+            // what the kernel side walked with was true, whatever came after
+            (_, _, Some(used)) if was_true && sample.end().is_complete() => {
+                (Some(used), user_frames(sample.user()), None)
+            }
             (Some((registers, stack)), Some(newest), _) => {
                 self.received.walked_here += 1;
                 let walk = walk_copy(newest, &mut self.executables, head.pid, registers, &stack, self.max_depth);

@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use moonscope_process::{Executable, ExecutableData, ExecutableKey, Mapping, Pid, ProcessError};
 use moonscope_unwind::UnwindData;
 use rustc_hash::FxHashMap;
 
 use crate::builder::{Builder, Built};
+use crate::limits::KEEP_UNWIND_DATA;
 use crate::tables::{TableSlot, TableStore};
 
 /// An executable file of this session.
@@ -45,7 +47,13 @@ struct Entry {
     /// Order in which tables fell out of use.
     unused_since: u64,
     /// For walks in user space, made on demand.
-    unwind: Option<Option<Arc<UnwindData>>>,
+    unwind: Option<UnwindOfFile>,
+}
+
+struct UnwindOfFile {
+    /// `None`: it cannot be read.
+    data: Option<Arc<UnwindData>>,
+    used: Instant,
 }
 
 /// Events that limits caused.
@@ -254,12 +262,18 @@ impl Executables {
     /// What a walk in user space needs of the file.
     pub fn unwind_data(&mut self, id: ExecutableId) -> Option<Arc<UnwindData>> {
         let entry = &mut self.entries[id.0 as usize];
-        entry
-            .unwind
-            .get_or_insert_with(|| {
-                let data = FileBytes(entry.file.data().ok()?);
-                UnwindData::new(data).ok().map(Arc::new)
-            })
-            .clone()
+        let unwind = entry.unwind.get_or_insert_with(|| {
+            let read = || UnwindData::new(FileBytes(entry.file.data().ok()?)).ok();
+            UnwindOfFile { data: read().map(Arc::new), used: Instant::now() }
+        });
+        unwind.used = Instant::now();
+        unwind.data.clone()
+    }
+
+    /// Gives back what walks in user space have not needed for a while: it keeps files mapped.
+    pub fn drop_unwind_data(&mut self) {
+        for entry in &mut self.entries {
+            entry.unwind = entry.unwind.take().filter(|unwind| unwind.used.elapsed() < KEEP_UNWIND_DATA);
+        }
     }
 }

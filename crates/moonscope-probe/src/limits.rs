@@ -82,3 +82,7 @@ pub const KEPT_GENERATIONS: usize = 4;
 /// Distinct raw stacks whose resolution is remembered; beyond that the memory of them starts anew.
 /// About 400 bytes each.
 pub const REMEMBERED_STACKS: usize = 1 << 15;
+
+/// How long unwind information stays in our own memory after a walk in user space. It maps the file, and
+/// its index takes about 16 bytes for each function.
+pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs(1);

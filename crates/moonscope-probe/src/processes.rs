@@ -68,7 +68,8 @@ impl Generation {
 
 struct Known {
     id: ProcessId,
-    start: StartTime,
+    /// `None` until it was looked at itself.
+    start: Option<StartTime>,
     slice: Range<usize>,
     exec_vm: u64,
     /// Newest first. Samples on their way may have used an older one.
@@ -227,6 +228,27 @@ impl Processes {
         true
     }
 
+    /// A new process begins with the mappings of its parent, if those are known.
+    pub fn adopt(&mut self, child: Pid, parent: Pid, executables: &mut Executables, store: &mut TableStore) -> bool {
+        let Some(known) = self.known.get(&parent) else { return false };
+        let (Some(newest), exec_vm) = (known.newest(), known.exec_vm) else { return false };
+        let mappings = newest.mappings.clone();
+        let comm = Arc::clone(&self.infos[newest.process.0 as usize].comm);
+        if let Some(known) = self.known.remove(&child) {
+            self.release(known, executables);
+        }
+        self.replace(child, &comm, mappings, monotonic_now(), None, executables, |processes, generation, executables| {
+            processes.write_mappings(generation, executables, store)
+        });
+        if let Some(known) = self.known.get_mut(&child) {
+            known.exec_vm = exec_vm;
+        }
+        if let Some(known) = self.known.get(&child) {
+            self.publish(child, known);
+        }
+        true
+    }
+
     fn take_maps(
         &mut self,
         process: &Process,
@@ -239,7 +261,7 @@ impl Processes {
         let exec_vm = exec_vm(maps);
         let mappings = self.code_mappings(pid, maps, executables);
 
-        let old = self.known.remove(&pid).filter(|known| known.start == process.start);
+        let old = self.known.remove(&pid).filter(|known| known.start.is_none_or(|start| start == process.start));
         let old = match old {
             Some(mut known) if known.newest().is_some_and(|newest| newest.mappings == mappings) => {
                 // generated code came or went, or what was there is back: the walk uses what it used
@@ -258,7 +280,7 @@ impl Processes {
             processes.write_mappings(generation, executables, store)
         });
         if let Some(known) = self.known.get_mut(&pid) {
-            known.start = process.start;
+            known.start = Some(process.start);
             known.exec_vm = exec_vm;
         }
         if let Some(known) = self.known.get(&pid) {
@@ -289,7 +311,7 @@ impl Processes {
         }
         let slice = write(self, &generation, executables);
         let mut generations = VecDeque::from([Kept { generation, confirmed_at: read_at, changed_at: None }]);
-        let start = old.as_ref().map_or(StartTime(0), |known| known.start);
+        let start = old.as_ref().and_then(|known| known.start);
         if let Some(mut old) = old {
             let kept = std::mem::take(&mut old.generations);
             for executable in kept.front().iter().flat_map(|kept| &kept.generation.mappings).filter_map(|mapping| mapping.executable) {
