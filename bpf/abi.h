@@ -286,6 +286,11 @@ enum ms_count {
 	MS_NR_COUNTS,
 };
 
+/* Of one CPU; a cache line of its own. */
+struct ms_counters {
+	__u64 count[8];		/* MS_NR_COUNTS of them */
+};
+
 /* Which tasks are wanted. */
 enum ms_scope {
 	MS_SCOPE_ALL,

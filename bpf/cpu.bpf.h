@@ -9,19 +9,20 @@
 static __always_inline int on_tick(struct bpf_perf_event_data *ctx, enum walk_loop loop)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
-	struct scratch *s = scratch_of_this_cpu();
+	struct scratch *s;
 
-	if (!s) {
-		count_lost_cpu();
-		return 0;
-	}
-	s->count[MS_COUNT_FIRED]++;
+	count(MS_COUNT_FIRED);
 	if (!pid) {
-		s->count[MS_COUNT_IDLE]++;
+		count(MS_COUNT_IDLE);
 		return 0;
 	}
 	if (!current_is_wanted(pid)) {
-		s->count[MS_COUNT_FILTERED]++;
+		count(MS_COUNT_FILTERED);
+		return 0;
+	}
+	s = scratch_of_this_cpu();
+	if (!s) {
+		count(MS_COUNT_LOST_CPU);
 		return 0;
 	}
 	take_stack(s, ctx, &ctx->regs, loop);

@@ -30,7 +30,6 @@ enum bpf_map_type {
 };
 
 enum {
-	BPF_F_MMAPABLE = 1U << 10,
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
 	BPF_RB_AVAIL_DATA = 0,

@@ -24,17 +24,19 @@ const volatile bool ms_want_user = true;
 const volatile bool ms_always_copy;
 const volatile __u32 ms_kernel_stack_size = 16384; /* THREAD_SIZE, for kernels before 5.15 */
 
-/* ---- the unwind tables, filled by user space through mmap -------------- */
+/* ---- what user space writes and reads through mmap -------------------- */
 
 #define MS_WORDS_MIN 1024
 #define MS_RULES_MIN MS_MAX_RULES
 #define MS_TABLES_MIN 64
 #define MS_MAPPINGS_MIN 64
+#define MS_CPUS_MIN 1
 
 /* the real lengths of the arrays below, all powers of two, less one */
 const volatile __u64 ms_words_mask = MS_WORDS_MIN - 1;
 const volatile __u64 ms_tables_mask = MS_TABLES_MIN - 1;
 const volatile __u64 ms_mappings_mask = MS_MAPPINGS_MIN - 1;
+const volatile __u64 ms_cpus_mask = MS_CPUS_MIN - 1;
 
 /* Global variables and not map elements: an access is a plain load, and a
  * 4-byte word takes 4 bytes (array maps round each element up to 8). */
@@ -42,6 +44,7 @@ __u32 ms_words[MS_WORDS_MIN] SEC(".bss.words");
 struct ms_rule ms_rules[MS_RULES_MIN] SEC(".bss.rules");
 struct ms_table ms_tables[MS_TABLES_MIN] SEC(".bss.tables");
 struct ms_mapping ms_mappings[MS_MAPPINGS_MIN] SEC(".bss.mappings");
+struct ms_counters ms_counters[MS_CPUS_MIN] SEC(".bss.counters");
 
 /* ---- maps ------------------------------------------------------------- */
 
@@ -69,7 +72,6 @@ struct {
 
 /* One for each CPU. Not a per-CPU map: its elements may not exceed 32 KiB. */
 struct scratch {
-	__u64 count[MS_NR_COUNTS];
 	struct walk walk;
 	struct pt_regs regs;
 	__u64 next;			/* the free end of `words` */
@@ -80,7 +82,6 @@ struct scratch {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
@@ -92,16 +93,10 @@ static __always_inline struct scratch *scratch_of_this_cpu(void)
 	return bpf_map_lookup_elem(&scratches, &cpu);
 }
 
-/* The CPU's number is not in the map: the count goes to CPU 0, atomically. */
-static __always_inline void count_lost_cpu(void)
+/* Only this CPU writes there, and a tick does not interrupt a tick. */
+static __always_inline void count(enum ms_count what)
 {
-	__u32 cpu = 0;
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &cpu);
-
-	if (!s)
-		return;
-	__sync_fetch_and_add(&s->count[MS_COUNT_FIRED], 1);
-	__sync_fetch_and_add(&s->count[MS_COUNT_LOST_CPU], 1);
+	ms_counters[bpf_get_smp_processor_id() & ms_cpus_mask].count[what]++;
 }
 
 #endif /* MOONSCOPE_MAPS_H */

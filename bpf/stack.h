@@ -154,9 +154,9 @@ static __always_inline void send_sample(struct scratch *s)
 	if (len > sizeof(s->sample) + sizeof(s->words))
 		len = sizeof(s->sample) + sizeof(s->words);
 	if (bpf_ringbuf_output(&events, &s->sample, len, flags))
-		s->count[MS_COUNT_LOST_RING]++;
+		count(MS_COUNT_LOST_RING);
 	else
-		s->count[MS_COUNT_SENT]++;
+		count(MS_COUNT_SENT);
 }
 
 #endif /* MOONSCOPE_STACK_H */

@@ -229,8 +229,8 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 	return ms_stop(w, MS_END_UNSUPPORTED);
 }
 
-/* Register `number` of the caller, from the words below `cfa`. */
-#define MS_RESTORE(w, rule, saved, words, which, number)				\
+/* Register `number` of the caller, from the words below `top`. */
+#define MS_RESTORE(w, rule, top, words, which, number)				\
 	do {									\
 		__s32 slot = (rule)->saved[which];				\
 		if (slot < 0) {							\
@@ -240,7 +240,7 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 				(w)->window[((words) - slot) & (MS_WINDOW_BUFFER - 1)]; \
 			(w)->valid |= MS_BIT(number);				\
 		} else if (slot > 0) {						\
-			if (ms_read_user((w), &(w)->reg[number], 8, (cfa) - 8 * slot)) \
+			if (ms_read_user((w), &(w)->reg[number], 8, (top) - 8 * slot)) \
 				(w)->valid &= ~MS_BIT(number);			\
 			else							\
 				(w)->valid |= MS_BIT(number);			\
@@ -250,7 +250,7 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule *rule)
 {
 	__u32 words = rule->window & 15;
-	__u64 cfa, saved, pc;
+	__u64 cfa, top, pc;
 
 	if (ms_find_cfa(w, rule, &cfa))
 		return 1;
@@ -258,9 +258,9 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 	if (cfa < w->reg[MS_REG_RSP] || (cfa & 7) ||
 	    (cfa == w->reg[MS_REG_RSP] && !(w->exact && rule->ra != MS_RA_AT_CFA)))
 		return ms_stop(w, MS_END_NOT_INCREASING);
-	saved = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
+	top = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
 	/* the return address and the saved registers lie side by side: one read */
-	if (words && ms_read_user(w, w->window, words * 8, saved - words * 8))
+	if (words && ms_read_user(w, w->window, words * 8, top - words * 8))
 		return ms_stop(w, MS_END_UNREADABLE);
 	if (rule->ra != MS_RA_AT_CFA) {
 		__u32 reg = (rule->ra - MS_RA_IN_REG) & 15;
@@ -277,12 +277,12 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 		pc = w->window[(words - 1) & (MS_WINDOW_BUFFER - 1)];
 	}
 	w->valid &= MS_KEPT;
-	MS_RESTORE(w, rule, saved, words, MS_SAVED_RBX, MS_REG_RBX);
-	MS_RESTORE(w, rule, saved, words, MS_SAVED_RBP, MS_REG_RBP);
-	MS_RESTORE(w, rule, saved, words, MS_SAVED_R12, MS_REG_R12);
-	MS_RESTORE(w, rule, saved, words, MS_SAVED_R13, MS_REG_R13);
-	MS_RESTORE(w, rule, saved, words, MS_SAVED_R14, MS_REG_R14);
-	MS_RESTORE(w, rule, saved, words, MS_SAVED_R15, MS_REG_R15);
+	MS_RESTORE(w, rule, top, words, MS_SAVED_RBX, MS_REG_RBX);
+	MS_RESTORE(w, rule, top, words, MS_SAVED_RBP, MS_REG_RBP);
+	MS_RESTORE(w, rule, top, words, MS_SAVED_R12, MS_REG_R12);
+	MS_RESTORE(w, rule, top, words, MS_SAVED_R13, MS_REG_R13);
+	MS_RESTORE(w, rule, top, words, MS_SAVED_R14, MS_REG_R14);
+	MS_RESTORE(w, rule, top, words, MS_SAVED_R15, MS_REG_R15);
 	w->reg[MS_REG_RSP] = cfa;
 	w->reg[MS_REG_RIP] = pc;
 	w->exact = 0;

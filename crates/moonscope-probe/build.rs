@@ -15,7 +15,13 @@ fn main() {
     };
     let built = SkeletonBuilder::new()
         .source(bpf.join("moonscope.bpf.c"))
-        .clang_args(["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", &format!("-D__TARGET_ARCH_{arch}")])
+        .clang_args([
+            "-Wall",
+            "-Wextra",
+            "-Wno-unused-parameter",
+            "-Werror",
+            &format!("-D__TARGET_ARCH_{arch}"),
+        ])
         .build_and_generate(&out);
     if let Err(err) = built {
         println!("cargo:error=cannot compile bpf/moonscope.bpf.c (is clang 14 or later installed?): {err:?}");

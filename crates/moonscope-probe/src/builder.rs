@@ -49,12 +49,21 @@ impl Builder {
                 }
             }
         })?;
-        Ok(Self { orders: Some(orders), built, thread: Some(thread), under_way: 0 })
+        Ok(Self {
+            orders: Some(orders),
+            built,
+            thread: Some(thread),
+            under_way: 0,
+        })
     }
 
     /// Asks for the table of a file.
     pub fn order(&mut self, id: ExecutableId, file: Arc<Executable>) {
-        if self.orders.as_ref().is_some_and(|orders| orders.send((id, file)).is_ok()) {
+        if self
+            .orders
+            .as_ref()
+            .is_some_and(|orders| orders.send((id, file)).is_ok())
+        {
             self.under_way += 1;
         }
     }

@@ -54,13 +54,16 @@ impl Clock {
         };
         let open = |&cpu: &u32| {
             perf_event::open(&attr, cpu).map_err(|source| match source.raw_os_error() {
-                Some(libc::EACCES | libc::EPERM) => {
-                    ProbeError::NotPermitted { what: "cannot open a perf event for all processes" }
-                }
+                Some(libc::EACCES | libc::EPERM) => ProbeError::NotPermitted {
+                    what: "cannot open a perf event for all processes",
+                },
                 _ => ProbeError::Clock { cpu, source },
             })
         };
-        Ok(Self { kind, events: cpus.iter().map(open).collect::<Result<_, _>>()? })
+        Ok(Self {
+            kind,
+            events: cpus.iter().map(open).collect::<Result<_, _>>()?,
+        })
     }
 
     /// What makes the ticks.
@@ -87,7 +90,10 @@ impl Clock {
         self.events
             .iter()
             .try_for_each(|event| switch(event.as_fd()))
-            .map_err(|source| ProbeError::Io { what: "cannot switch the sampling clock", source })
+            .map_err(|source| ProbeError::Io {
+                what: "cannot switch the sampling clock",
+                source,
+            })
     }
 }
 
@@ -116,8 +122,10 @@ fn parse_cpu_list(text: &str) -> io::Result<Vec<u32>> {
     let mut cpus = Vec::new();
     for part in text.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last): (u32, u32) =
-            (first.parse().map_err(|_| bad())?, last.parse().map_err(|_| bad())?);
+        let (first, last): (u32, u32) = (
+            first.parse().map_err(|_| bad())?,
+            last.parse().map_err(|_| bad())?,
+        );
         cpus.extend(first..=last);
     }
     if cpus.is_empty() { Err(bad()) } else { Ok(cpus) }

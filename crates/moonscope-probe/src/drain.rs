@@ -54,6 +54,15 @@ pub enum Change {
     Ended(Pid),
 }
 
+/// How a program ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// Its process runs another one.
+    Replaced,
+    /// With its process.
+    Ended,
+}
+
 /// The receiving end of the ring buffer.
 pub struct Drain {
     /// All files met.
@@ -131,7 +140,9 @@ impl Drain {
     pub fn take(&mut self, bytes: &[u8]) {
         match Record::parse(bytes) {
             Some(record) if record.time() > self.horizon => self.later.push(words_of(bytes)),
-            Some(Record::Sample(sample)) if self.needs_mappings(&sample) => self.waiting.push(words_of(bytes)),
+            Some(Record::Sample(sample)) if self.needs_mappings(&sample) => {
+                self.waiting.push(words_of(bytes))
+            }
             Some(Record::Sample(sample)) => self.count(&sample),
             Some(Record::Event(event)) => self.notice(&event),
             None => self.received.malformed += 1,
@@ -161,44 +172,58 @@ impl Drain {
         let waiting = std::mem::take(&mut self.waiting);
         let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
         for words in &waiting {
-            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else { continue };
+            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else {
+                continue;
+            };
             let pid = sample.head.pid;
             let failed = *scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
             self.count_late(&sample, failed);
         }
-        self.executables.drop_unwind_data();
+        self.executables.release_memory();
     }
 
     /// Reads the mappings of the process of a sample, or takes what it was seen to map. Gives the reason
     /// if neither is to be had.
     fn look_again(&mut self, sample: &RawSample<'_>) -> Option<&'static str> {
         let err = self.scan(sample.head.pid).err()?;
-        let reason = if err.is_permission() { NOT_PERMITTED } else { ENDED_EARLY };
+        let reason = if err.is_permission() {
+            NOT_PERMITTED
+        } else {
+            ENDED_EARLY
+        };
         (!self.use_what_was_seen(sample)).then_some(reason)
     }
 
     fn use_what_was_seen(&mut self, sample: &RawSample<'_>) -> bool {
         let pid = sample.head.pid;
         let seen = self.watch.seen(pid).unwrap_or_default();
-        self.processes.add_seen(pid, &comm_text(&comm_bytes(&sample.head.comm)), &seen, &mut self.executables)
+        self.processes.add_seen(
+            pid,
+            &comm_text(&comm_bytes(&sample.head.comm)),
+            &seen,
+            &mut self.executables,
+        )
     }
 
     fn notice(&mut self, event: &abi::ms_event) {
         match event.kind {
             abi::MS_EVENT_FORK => {
                 // it may be gone already, and it runs in a copy of what the parent has
-                if !self.processes.adopt(event.child, event.pid, &mut self.executables, &mut self.tables) {
+                if !self
+                    .processes
+                    .adopt(event.child, event.pid, &mut self.executables, &mut self.tables)
+                {
                     let _ = self.scan(event.child);
                 }
                 self.changes.push(Change::Forked(event.child));
             }
             abi::MS_EVENT_EXEC => {
-                self.forget(event.pid);
+                self.forget(event.pid, Gone::Replaced);
                 let _ = self.scan(event.pid);
                 self.changes.push(Change::Executed(event.pid));
             }
             _ => {
-                self.forget(event.pid);
+                self.forget(event.pid, Gone::Ended);
                 self.watch.forget(event.pid);
                 self.changes.push(Change::Ended(event.pid));
             }
@@ -206,17 +231,21 @@ impl Drain {
     }
 
     /// The program that `pid` ran is gone. What waits of it gets what is known.
-    fn forget(&mut self, pid: Pid) {
-        let (ours, others) = std::mem::take(&mut self.waiting).into_iter().partition(|words| {
+    fn forget(&mut self, pid: Pid, gone: Gone) {
+        let (ours, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(|words| {
             matches!(Record::parse(bytes_of(words)), Some(Record::Sample(sample)) if sample.head.pid == pid)
         });
         self.waiting = others;
-        let ours: Vec<Vec<u64>> = ours;
         let mut failed = None;
         for words in &ours {
-            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else { continue };
-            let failed = *failed
-                .get_or_insert_with(|| (!self.use_what_was_seen(&sample)).then_some(ENDED_EARLY));
+            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else {
+                continue;
+            };
+            // what was seen to be mapped before an exec is forgotten: it belongs to the next program
+            let failed = *failed.get_or_insert_with(|| {
+                let known = gone == Gone::Ended && self.use_what_was_seen(&sample);
+                (!known).then_some(ENDED_EARLY)
+            });
             self.count_late(&sample, failed);
         }
         self.processes.forget(pid, &mut self.executables);
@@ -226,7 +255,10 @@ impl Drain {
     fn count(&mut self, sample: &RawSample<'_>) {
         let head = &sample.head;
         self.key.clear();
-        self.key.extend([u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel), head.generation]);
+        self.key.extend([
+            u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel),
+            head.generation,
+        ]);
         self.key.extend_from_slice(sample.frames());
         let generation = self.generation_of(sample);
         if let Some(&(stack, verdict)) = self.remembered.get(self.key.as_slice()) {
@@ -235,17 +267,22 @@ impl Drain {
         }
         let end = sample.end();
         let frames = user_frames(sample.user());
-        let Some((stack, verdict)) = self.place(sample, generation.as_deref(), &frames, cut_of(end)) else { return };
+        let Some((stack, verdict)) = self.place(sample, generation.as_deref(), &frames, cut_of(end)) else {
+            return;
+        };
         if self.remembered.len() >= REMEMBERED_STACKS {
             self.remembered.clear();
         }
-        self.remembered.insert(self.key.as_slice().into(), (stack, verdict));
+        self.remembered
+            .insert(self.key.as_slice().into(), (stack, verdict));
         self.add(sample, stack, generation.as_deref(), verdict);
     }
 
     fn generation_of(&self, sample: &RawSample<'_>) -> Option<Arc<Generation>> {
         let head = &sample.head;
-        self.processes.generation(head.pid, head.generation, head.time).map(|(generation, _)| Arc::clone(generation))
+        self.processes
+            .generation(head.pid, head.generation, head.time)
+            .map(|(generation, _)| Arc::clone(generation))
     }
 
     /// Counts a sample for which the mappings were read (or `failed` to be) after it was taken.
@@ -253,7 +290,10 @@ impl Drain {
         let head = &sample.head;
         let newest = self.processes.newest(head.pid).cloned();
         let used = self.generation_of(sample);
-        let was_true = self.processes.generation(head.pid, head.generation, head.time).is_some_and(|(_, was)| was);
+        let was_true = self
+            .processes
+            .generation(head.pid, head.generation, head.time)
+            .is_some_and(|(_, was)| was);
         let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
             // what the kernel side walked with was true, whatever came after
             (_, _, Some(used)) if was_true && sample.end().is_complete() => {
@@ -261,12 +301,23 @@ impl Drain {
             }
             (Some((registers, stack)), Some(newest), _) => {
                 self.received.walked_here += 1;
-                let walk = walk_copy(newest, &mut self.executables, head.pid, registers, &stack, self.max_depth);
+                let walk = walk_copy(
+                    newest,
+                    &mut self.executables,
+                    head.pid,
+                    registers,
+                    &stack,
+                    self.max_depth,
+                );
                 (Some(newest), walk.frames, cut_of(walk.end))
             }
             (Some((registers, _)), None, _) => {
                 let addr = registers.regs[abi::MS_REG_RIP as usize];
-                let leaf = WalkFrame { addr, exact: true, fp: false };
+                let leaf = WalkFrame {
+                    addr,
+                    exact: true,
+                    fp: false,
+                };
                 (None, vec![leaf], Some(failed.unwrap_or(ENDED_EARLY)))
             }
             (None, newest, used) => {
@@ -295,32 +346,53 @@ impl Drain {
         cut: Option<&'static str>,
     ) -> Option<(RawStackId, Verdict)> {
         let kernel = sample.kernel();
-        let kernel_frames = kernel.iter().enumerate().rev().map(|(depth, &addr)| {
-            RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) })
-        });
+        let kernel_frames = kernel
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(depth, &addr)| RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) }));
         let user_frames = user.iter().rev().map(|frame| locate(frame, generation));
         // a sample without any frame still is one
         let nothing = (user.is_empty() && kernel.is_empty() && cut.is_none()).then_some(RawFrame::Unknown);
         let stack = self.stacks.intern(
-            cut.map(RawFrame::Cut).into_iter().chain(user_frames).chain(kernel_frames).chain(nothing),
+            cut.map(RawFrame::Cut)
+                .into_iter()
+                .chain(user_frames)
+                .chain(kernel_frames)
+                .chain(nothing),
         )?;
         let by_frame_pointer = user.iter().any(|frame| frame.fp);
-        Some((stack, Verdict { cut, by_frame_pointer }))
+        Some((
+            stack,
+            Verdict {
+                cut,
+                by_frame_pointer,
+            },
+        ))
     }
 
-    fn add(&mut self, sample: &RawSample<'_>, stack: RawStackId, generation: Option<&Generation>, verdict: Verdict) {
+    fn add(
+        &mut self,
+        sample: &RawSample<'_>,
+        stack: RawStackId,
+        generation: Option<&Generation>,
+        verdict: Verdict,
+    ) {
         let head = &sample.head;
         match verdict.cut {
             None => self.received.complete += 1,
             Some(reason) => *self.received.truncated.entry(reason).or_default() += 1,
         }
         self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer);
-        self.stacks.add(stack, Thread {
-            process: generation.map(|generation| generation.process),
-            pid: head.pid,
-            tid: head.tid,
-            comm: comm_bytes(&head.comm),
-        });
+        self.stacks.add(
+            stack,
+            Thread {
+                process: generation.map(|generation| generation.process),
+                pid: head.pid,
+                tid: head.tid,
+                comm: comm_bytes(&head.comm),
+            },
+        );
     }
 }
 
@@ -334,14 +406,18 @@ fn user_frames(frames: &[u64]) -> Vec<WalkFrame> {
         .map(|frame| WalkFrame {
             addr: frame & abi::MS_FRAME_ADDR_MASK,
             exact: frame & abi::MS_FRAME_EXACT != 0,
-            fp: frame & u64::from(abi::MS_FRAME_FP) != 0,
+            fp: frame & abi::MS_FRAME_FP != 0,
         })
         .collect()
 }
 
 /// The address to look up: a return address may be the first byte of the next function.
 fn lookup_addr(frame: &WalkFrame) -> u64 {
-    if frame.exact { frame.addr } else { frame.addr.wrapping_sub(1) }
+    if frame.exact {
+        frame.addr
+    } else {
+        frame.addr.wrapping_sub(1)
+    }
 }
 
 /// Is something else mapped at this frame now than when it was walked? What is mapped no longer was
@@ -356,13 +432,23 @@ fn moved(frame: &WalkFrame, used: &Generation, newest: &Generation) -> bool {
 
 fn locate(frame: &WalkFrame, generation: Option<&Generation>) -> RawFrame {
     let addr = lookup_addr(frame);
-    let Some((generation, mapping)) = generation.and_then(|generation| Some((generation, generation.find(addr)?))) else {
+    let Some((generation, mapping)) =
+        generation.and_then(|generation| Some((generation, generation.find(addr)?)))
+    else {
         return RawFrame::Unknown;
     };
     let offset = addr.wrapping_sub(mapping.bias);
     match mapping.executable {
-        Some(executable) => RawFrame::File { executable, vaddr: offset },
-        None => RawFrame::Memory { process: generation.process, name: Arc::clone(&mapping.name), addr, offset },
+        Some(executable) => RawFrame::File {
+            executable,
+            vaddr: offset,
+        },
+        None => RawFrame::Memory {
+            process: generation.process,
+            name: Arc::clone(&mapping.name),
+            addr,
+            offset,
+        },
     }
 }
 
@@ -372,7 +458,10 @@ fn comm_text(comm: &[u8]) -> String {
 }
 
 fn words_of(bytes: &[u8]) -> Vec<u64> {
-    bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect()
+    bytes
+        .chunks_exact(8)
+        .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()))
+        .collect()
 }
 
 fn bytes_of(words: &[u64]) -> &[u8] {

@@ -84,6 +84,13 @@ impl ProbeError {
 
     /// Whether a privilege or a kernel feature is missing (exit code 3).
     pub fn is_missing_feature(&self) -> bool {
-        matches!(self, Self::NotPermitted { .. } | Self::NoBtf | Self::Load { .. } | Self::Attach { .. } | Self::Clock { .. })
+        matches!(
+            self,
+            Self::NotPermitted { .. }
+                | Self::NoBtf
+                | Self::Load { .. }
+                | Self::Attach { .. }
+                | Self::Clock { .. }
+        )
     }
 }

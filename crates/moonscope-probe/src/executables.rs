@@ -109,7 +109,10 @@ impl Executables {
             inode: mapping.inode,
             path: path.to_owned(),
         });
-        if let Some(&id) = identity.as_ref().and_then(|identity| self.by_identity.get(identity)) {
+        if let Some(&id) = identity
+            .as_ref()
+            .and_then(|identity| self.by_identity.get(identity))
+        {
             return Ok(id);
         }
         let file = Executable::open(pid, mapping)?;
@@ -119,7 +122,11 @@ impl Executables {
     /// The file of a mapping whose process is gone: known already, or still at its path.
     pub fn find_seen(&mut self, mapping: &Mapping) -> Option<ExecutableId> {
         let path = mapping.path()?;
-        let identity = FileIdentity { device: mapping.device, inode: mapping.inode, path: path.to_owned() };
+        let identity = FileIdentity {
+            device: mapping.device,
+            inode: mapping.inode,
+            path: path.to_owned(),
+        };
         if let Some(&id) = self.by_identity.get(&identity) {
             return Some(id);
         }
@@ -155,14 +162,9 @@ impl Executables {
         &self.entries[id.0 as usize].file
     }
 
-    /// How many there are; ids count from 0.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether none was met.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// All files, in the order of their ids.
+    pub fn files(&self) -> impl Iterator<Item = &Arc<Executable>> {
+        self.entries.iter().map(|entry| &entry.file)
     }
 
     /// A mapping more refers to the file.
@@ -181,7 +183,9 @@ impl Executables {
     /// The place of a file's table, which is ordered if it is not there yet; `None` if there is no place.
     pub fn table(&mut self, id: ExecutableId, store: &mut TableStore) -> Option<TableSlot> {
         match &self.entries[id.0 as usize].table {
-            TableState::Ordered(slot) | TableState::Loaded(slot, _) | TableState::Refused(slot) => return Some(*slot),
+            TableState::Ordered(slot) | TableState::Loaded(slot, _) | TableState::Refused(slot) => {
+                return Some(*slot);
+            }
             TableState::Missing => {}
         }
         let slot = loop {
@@ -215,7 +219,9 @@ impl Executables {
 
     fn load(&mut self, built: Built, store: &mut TableStore) {
         store.add_rules(&built.new_rules);
-        let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else { return };
+        let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else {
+            return;
+        };
         let state = match built.table {
             Ok(Some(table)) => {
                 self.counts.built += 1;
@@ -264,16 +270,31 @@ impl Executables {
         let entry = &mut self.entries[id.0 as usize];
         let unwind = entry.unwind.get_or_insert_with(|| {
             let read = || UnwindData::new(FileBytes(entry.file.data().ok()?)).ok();
-            UnwindOfFile { data: read().map(Arc::new), used: Instant::now() }
+            UnwindOfFile {
+                data: read().map(Arc::new),
+                used: Instant::now(),
+            }
         });
         unwind.used = Instant::now();
         unwind.data.clone()
     }
 
-    /// Gives back what walks in user space have not needed for a while: it keeps files mapped.
-    pub fn drop_unwind_data(&mut self) {
+    /// Gives back memory that walks in user space used: pages of files at once, the rest when it was not
+    /// needed for a while.
+    pub fn release_memory(&mut self) {
         for entry in &mut self.entries {
-            entry.unwind = entry.unwind.take().filter(|unwind| unwind.used.elapsed() < KEEP_UNWIND_DATA);
+            let Some(unwind) = entry
+                .unwind
+                .take_if(|unwind| unwind.used.elapsed() > KEEP_UNWIND_DATA)
+            else {
+                if entry.unwind.is_some()
+                    && let Ok(data) = entry.file.data()
+                {
+                    data.release_pages();
+                }
+                continue;
+            };
+            drop(unwind);
         }
     }
 }

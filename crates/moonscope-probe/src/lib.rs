@@ -17,7 +17,19 @@ mod processes;
 mod sample;
 mod session;
 mod shared_array;
-#[allow(missing_docs, unused_qualifications, clippy::all, clippy::undocumented_unsafe_blocks, dead_code, non_camel_case_types, non_snake_case)]
+#[allow(
+    missing_docs,
+    unused_qualifications,
+    dead_code,
+    non_camel_case_types,
+    non_snake_case,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "generated from bpf/moonscope.bpf.c by libbpf-cargo"
+)]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/moonscope.skel.rs"));
 }
@@ -27,10 +39,10 @@ mod tables;
 mod user_walk;
 
 pub use clock::{ClockKind, max_rate};
-pub use drain::{Change, Drain, Received};
+pub use drain::{Change, Received};
 pub use error::ProbeError;
-pub use executables::{ExecutableId, Executables, TableCounts};
+pub use executables::{ExecutableId, TableCounts};
 pub use object::{RunTime, WalkLoop};
-pub use processes::{CodeMapping, Generation, ProcessCounts, ProcessId, ProcessInfo, Processes};
-pub use session::{Options, Scope, Session, Ticks, Totals};
+pub use processes::{ProcessCounts, ProcessId, ProcessInfo};
+pub use session::{Options, Recorded, Scope, Session, Ticks, Totals};
 pub use stacks::{RawFrame, RawStackId, RawStacks, Thread};

@@ -53,7 +53,9 @@ impl Limits {
         let mut limits = if whole_machine { Self::ALL } else { Self::SOME };
         if !allows_value_of(limits.words * 4) {
             limits.words = Self::OLD_KERNEL_BYTES / 4;
-            limits.mappings = limits.mappings.min(Self::OLD_KERNEL_BYTES / size_of::<abi::ms_mapping>());
+            limits.mappings = limits
+                .mappings
+                .min(Self::OLD_KERNEL_BYTES / size_of::<abi::ms_mapping>());
         }
         limits
     }

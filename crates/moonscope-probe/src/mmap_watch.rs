@@ -64,7 +64,11 @@ impl MmapWatch {
                 Ok((ring, event))
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { rings, remembered: BTreeMap::new(), lost: 0 })
+        Ok(Self {
+            rings,
+            remembered: BTreeMap::new(),
+            lost: 0,
+        })
     }
 
     /// Reads what came since the last call, in the order of time (CLOCK_MONOTONIC).
@@ -87,7 +91,9 @@ impl MmapWatch {
                 Said::Mapped(mapping) => {
                     changed.push((time, pid, mapping.clone()));
                     // what was there before is gone
-                    remembered.mappings.retain(|old| old.end <= mapping.start || mapping.end <= old.start);
+                    remembered
+                        .mappings
+                        .retain(|old| old.end <= mapping.start || mapping.end <= old.start);
                     if remembered.mappings.len() < REMEMBERED_MAPPINGS {
                         remembered.mappings.push(mapping);
                     }
@@ -100,7 +106,12 @@ impl MmapWatch {
 
     fn forget_oldest(&mut self) {
         while self.remembered.len() > REMEMBERED_PROCESSES {
-            let Some(oldest) = self.remembered.iter().min_by_key(|(_, one)| one.last).map(|(&pid, _)| pid) else {
+            let Some(oldest) = self
+                .remembered
+                .iter()
+                .min_by_key(|(_, one)| one.last)
+                .map(|(&pid, _)| pid)
+            else {
                 return;
             };
             self.remembered.remove(&oldest);
@@ -155,17 +166,26 @@ fn mapping_name(name: &[u8]) -> MappingName {
     use std::os::unix::ffi::OsStrExt;
     match name {
         [b'/', b'/', ..] | b"" => MappingName::Anonymous,
-        [b'/', ..] => MappingName::File { path: std::ffi::OsStr::from_bytes(name).into(), deleted: false },
+        [b'/', ..] => MappingName::File {
+            path: std::ffi::OsStr::from_bytes(name).into(),
+            deleted: false,
+        },
         other => MappingName::Other(String::from_utf8_lossy(other).into_owned()),
     }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -81,13 +81,20 @@ impl Object {
     }
 
     fn load_with(walk_loop: WalkLoop, settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
-        let cpus = possible_cpus().map_err(|source| ProbeError::Io { what: "cannot list the possible CPUs", source })?;
+        let cpus = possible_cpus().map_err(|source| ProbeError::Io {
+            what: "cannot list the possible CPUs",
+            source,
+        })?;
         let messages = Messages::capture();
         let refused = |err: libbpf_rs::Error| match err.kind() {
             libbpf_rs::ErrorKind::PermissionDenied if !messages.mention_verifier() => {
-                ProbeError::NotPermitted { what: "cannot load BPF programs" }
+                ProbeError::NotPermitted {
+                    what: "cannot load BPF programs",
+                }
             }
-            _ => ProbeError::Load { reason: messages.last_words(&err) },
+            _ => ProbeError::Load {
+                reason: messages.last_words(&err),
+            },
         };
 
         // the skeleton borrows this for as long as it lives, which is as long as the program records
@@ -99,7 +106,9 @@ impl Object {
         };
         other_tick.set_autoload(false);
         let Some(constants) = constants.as_deref_mut() else {
-            return Err(ProbeError::Load { reason: "the object has no settings section".into() });
+            return Err(ProbeError::Load {
+                reason: "the object has no settings section".into(),
+            });
         };
         constants.ms_scope = settings.scope;
         (constants.ms_cgroup_id, constants.ms_cgroup_level) = settings.cgroup;
@@ -112,18 +121,38 @@ impl Object {
         constants.ms_words_mask = limits.words as u64 - 1;
         constants.ms_tables_mask = limits.tables as u64 - 1;
         constants.ms_mappings_mask = limits.mappings as u64 - 1;
+        let counters = cpus.next_power_of_two();
+        constants.ms_cpus_mask = counters as u64 - 1;
 
         let maps = &mut open.maps;
-        maps.bss_words.set_value_size((limits.words * 4) as u32).map_err(&refused)?;
-        maps.bss_tables.set_value_size((limits.tables * size_of::<abi::ms_table>()) as u32).map_err(&refused)?;
-        maps.bss_mappings.set_value_size((limits.mappings * size_of::<abi::ms_mapping>()) as u32).map_err(&refused)?;
-        maps.processes.set_max_entries(limits.processes as u32).map_err(&refused)?;
-        maps.targets.set_max_entries(limits.targets as u32).map_err(&refused)?;
+        maps.bss_words
+            .set_value_size((limits.words * 4) as u32)
+            .map_err(&refused)?;
+        maps.bss_tables
+            .set_value_size((limits.tables * size_of::<abi::ms_table>()) as u32)
+            .map_err(&refused)?;
+        maps.bss_mappings
+            .set_value_size((limits.mappings * size_of::<abi::ms_mapping>()) as u32)
+            .map_err(&refused)?;
+        maps.bss_counters
+            .set_value_size((counters * size_of::<abi::ms_counters>()) as u32)
+            .map_err(&refused)?;
+        maps.processes
+            .set_max_entries(limits.processes as u32)
+            .map_err(&refused)?;
+        maps.targets
+            .set_max_entries(limits.targets as u32)
+            .map_err(&refused)?;
         maps.scratches.set_max_entries(cpus as u32).map_err(&refused)?;
         maps.events.set_max_entries(limits.ring_bytes).map_err(&refused)?;
 
         let skel = open.load().map_err(&refused)?;
-        Ok(Self { skel, walk_loop, cpus, links: Vec::new() })
+        Ok(Self {
+            skel,
+            walk_loop,
+            cpus,
+            links: Vec::new(),
+        })
     }
 
     /// Attaches the programs that notice processes beginning, changing and ending.
@@ -134,7 +163,10 @@ impl Object {
             (&mut progs.process_exec, "process_exec"),
             (&mut progs.process_exit, "process_exit"),
         ] {
-            let link = program.attach().map_err(|source| ProbeError::Attach { program: name, source })?;
+            let link = program.attach().map_err(|source| ProbeError::Attach {
+                program: name,
+                source,
+            })?;
             self.links.push(link);
         }
         Ok(())
@@ -148,11 +180,16 @@ impl Object {
         };
         for event in events {
             // libbpf takes the event over and closes it with the link; the clock keeps its own
-            let own = rustix::io::fcntl_dupfd_cloexec(borrow(event), 3)
-                .map_err(|err| ProbeError::Io { what: "cannot duplicate a file descriptor", source: err.into() })?;
+            let own = rustix::io::fcntl_dupfd_cloexec(borrow(event), 3).map_err(|err| ProbeError::Io {
+                what: "cannot duplicate a file descriptor",
+                source: err.into(),
+            })?;
             let link = program
                 .attach_perf_event(std::os::fd::IntoRawFd::into_raw_fd(own))
-                .map_err(|source| ProbeError::Attach { program: name, source })?;
+                .map_err(|source| ProbeError::Attach {
+                    program: name,
+                    source,
+                })?;
             self.links.push(link);
         }
         Ok(())
@@ -205,7 +242,10 @@ impl Messages {
             }
             let summary = lines.iter().rposition(|line| line.starts_with("processed "));
             let said: Vec<&str> = match summary {
-                Some(at) => lines[at.saturating_sub(1)..at].iter().map(|line| line.trim()).collect(),
+                Some(at) => lines[at.saturating_sub(1)..at]
+                    .iter()
+                    .map(|line| line.trim())
+                    .collect(),
                 None => lines
                     .iter()
                     .map(|line| line.trim_start_matches("libbpf: ").trim())
@@ -241,16 +281,22 @@ impl Object {
         let mut len = size_of_val(&info) as u32;
         let fd = std::os::fd::AsFd::as_fd(program).as_raw_fd();
         // SAFETY: the call fills at most `len` bytes of `info`.
-        let got = unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, std::ptr::from_mut(&mut info).cast(), &mut len) };
+        let got =
+            unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, std::ptr::from_mut(&mut info).cast(), &mut len) };
         if got != 0 {
             return RunTime::default();
         }
-        RunTime { nanoseconds: info.run_time_ns, runs: info.run_cnt }
+        RunTime {
+            nanoseconds: info.run_time_ns,
+            runs: info.run_cnt,
+        }
     }
 }
 
 /// Keeps the kernel's BPF run-time statistics on for as long as it lives (Linux 5.8).
-pub struct StatsSwitch(#[allow(dead_code, reason = "closing it switches the statistics off")] std::os::fd::OwnedFd);
+pub struct StatsSwitch(
+    #[allow(dead_code, reason = "closing it switches the statistics off")] std::os::fd::OwnedFd,
+);
 
 impl StatsSwitch {
     /// Switches them on; they cost some 20 to 40 nanoseconds for each run of each BPF program.

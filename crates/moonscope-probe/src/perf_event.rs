@@ -52,17 +52,29 @@ const IOC_DISABLE: libc::Ioctl = 0x2401;
 
 impl Attr {
     fn new(kind: u32, config: u64, flags: u64) -> Self {
-        Self { kind, size: size_of::<Self>() as u32, config, flags: flags | DISABLED, ..Self::default() }
+        Self {
+            kind,
+            size: size_of::<Self>() as u32,
+            config,
+            flags: flags | DISABLED,
+            ..Self::default()
+        }
     }
 
     /// CPU cycles, so many that there are `hz` samples per second.
     pub fn cycles(hz: u64) -> Self {
-        Self { sample_period_or_freq: hz, ..Self::new(TYPE_HARDWARE, HARDWARE_CYCLES, FREQ) }
+        Self {
+            sample_period_or_freq: hz,
+            ..Self::new(TYPE_HARDWARE, HARDWARE_CYCLES, FREQ)
+        }
     }
 
     /// The kernel's timer.
     pub fn cpu_clock(hz: u64) -> Self {
-        Self { sample_period_or_freq: 1_000_000_000 / hz, ..Self::new(TYPE_SOFTWARE, SOFTWARE_CPU_CLOCK, 0) }
+        Self {
+            sample_period_or_freq: 1_000_000_000 / hz,
+            ..Self::new(TYPE_SOFTWARE, SOFTWARE_CPU_CLOCK, 0)
+        }
     }
 
     /// No samples, but records of executable mappings and execs, each ending with its time.
@@ -80,7 +92,14 @@ impl Attr {
 pub fn open(attr: &Attr, cpu: u32) -> io::Result<OwnedFd> {
     // SAFETY: perf_event_open(attr, any process, this cpu, no group, flags) reads `size` bytes of attr.
     let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, std::ptr::from_ref(attr), -1, cpu as libc::c_int, -1, OPEN_CLOEXEC)
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            std::ptr::from_ref(attr),
+            -1,
+            cpu as libc::c_int,
+            -1,
+            OPEN_CLOEXEC,
+        )
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -128,14 +147,28 @@ impl RecordRing {
         let page = rustix::param::page_size();
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { mmap(std::ptr::null_mut(), (pages + 1) * page, protection, flags, event, 0)? };
+        let base = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                (pages + 1) * page,
+                protection,
+                flags,
+                event,
+                0,
+            )?
+        };
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { base, page, data: pages * page, record: Vec::new() })
+        Ok(Self {
+            base,
+            page,
+            data: pages * page,
+            record: Vec::new(),
+        })
     }
 
     fn position(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: an aligned u64 in the first page, which is mapped as long as `self` lives.
-        unsafe { self.base.as_ptr().add(offset).cast::<AtomicU64>().as_ref_unchecked() }
+        unsafe { &*self.base.as_ptr().add(offset).cast::<AtomicU64>() }
     }
 
     /// Hands out kind, misc and body of each new record.

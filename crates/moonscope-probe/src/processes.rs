@@ -1,9 +1,7 @@
 //! What is known of each process: its executable mappings, here and in the kernel's reach.
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -11,6 +9,7 @@ use moonscope_process::{Mapping, MappingName, Pid, Process, ProcessError, StartT
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
+use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables};
 use crate::limits::{KEPT_GENERATIONS, Limits};
 use crate::shared_array::SharedArray;
@@ -121,17 +120,22 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Takes the map `processes` and maps the array `ms_mappings`.
-    pub fn new(map: MapHandle, mappings: impl AsFd, limits: &Limits) -> io::Result<Self> {
+    /// Takes the map `processes` and the array `ms_mappings` of a loaded object, which must outlive it.
+    pub fn new(map: MapHandle, object: &libbpf_rs::Object, limits: &Limits) -> Result<Self, ProbeError> {
         Ok(Self {
             map,
-            array: SharedArray::map(mappings, limits.mappings)?,
+            array: SharedArray::of_section(object, ".bss.mappings")?,
             slices: Slices::new(limits.mappings),
             known: FxHashMap::default(),
             infos: Vec::new(),
             last_generation: 0,
             counts: ProcessCounts::default(),
         })
+    }
+
+    /// How many processes are known now.
+    pub fn len(&self) -> usize {
+        self.known.len()
     }
 
     /// Processes by [`ProcessId`].
@@ -142,8 +146,16 @@ impl Processes {
     /// The mappings that a sample was walked with, if they are still kept, and whether they were still
     /// true when it was taken.
     pub fn generation(&self, pid: Pid, number: u64, taken_at: u64) -> Option<(&Arc<Generation>, bool)> {
-        let kept = self.known.get(&pid)?.generations.iter().find(|kept| kept.generation.number == number)?;
-        Some((&kept.generation, kept.changed_at.is_none_or(|changed| taken_at < changed)))
+        let kept = self
+            .known
+            .get(&pid)?
+            .generations
+            .iter()
+            .find(|kept| kept.generation.number == number)?;
+        Some((
+            &kept.generation,
+            kept.changed_at.is_none_or(|changed| taken_at < changed),
+        ))
     }
 
     /// The newest mappings of a process.
@@ -153,9 +165,15 @@ impl Processes {
 
     /// A process mapped something executable at this time.
     pub fn note_mapping(&mut self, pid: Pid, at: u64, mapping: &Mapping) {
-        let Some(known) = self.known.get_mut(&pid) else { return };
+        let Some(known) = self.known.get_mut(&pid) else {
+            return;
+        };
         let is_code = mapping.path().is_some();
-        for kept in known.generations.iter_mut().filter(|kept| kept.confirmed_at < at && kept.changed_at.is_none()) {
+        for kept in known
+            .generations
+            .iter_mut()
+            .filter(|kept| kept.confirmed_at < at && kept.changed_at.is_none())
+        {
             // Generated code comes and goes, and matters only where something of a name was.
             let replaces = |old: &CodeMapping| {
                 old.start < mapping.end && mapping.start < old.end && (is_code || old.executable.is_some())
@@ -174,14 +192,24 @@ impl Processes {
     }
 
     fn release(&mut self, known: Known, executables: &mut Executables) {
-        for executable in known.newest().iter().flat_map(|newest| &newest.mappings).filter_map(|mapping| mapping.executable) {
+        for executable in known
+            .newest()
+            .iter()
+            .flat_map(|newest| &newest.mappings)
+            .filter_map(|mapping| mapping.executable)
+        {
             executables.remove_user(executable);
         }
         self.slices.give(known.slice);
     }
 
     /// Reads the mappings of a process, loads the tables they need and tells the kernel side.
-    pub fn scan(&mut self, pid: Pid, executables: &mut Executables, store: &mut TableStore) -> Result<(), ProcessError> {
+    pub fn scan(
+        &mut self,
+        pid: Pid,
+        executables: &mut Executables,
+        store: &mut TableStore,
+    ) -> Result<(), ProcessError> {
         self.counts.scans += 1;
         let outcome = self.try_scan(pid, executables, store);
         match &outcome {
@@ -192,7 +220,12 @@ impl Processes {
         outcome
     }
 
-    fn try_scan(&mut self, pid: Pid, executables: &mut Executables, store: &mut TableStore) -> Result<(), ProcessError> {
+    fn try_scan(
+        &mut self,
+        pid: Pid,
+        executables: &mut Executables,
+        store: &mut TableStore,
+    ) -> Result<(), ProcessError> {
         let process = Process::find(pid)?;
         let read_at = monotonic_now();
         let maps = read_maps(pid)?;
@@ -202,12 +235,20 @@ impl Processes {
 
     /// A process that ended, or whose mappings we may not read: adds what it was seen to map to what is
     /// known of it. Says whether anything is known now.
-    pub fn add_seen(&mut self, pid: Pid, comm: &str, seen: &[Mapping], executables: &mut Executables) -> bool {
+    pub fn add_seen(
+        &mut self,
+        pid: Pid,
+        comm: &str,
+        seen: &[Mapping],
+        executables: &mut Executables,
+    ) -> bool {
         let old = self.known.remove(&pid);
         let fits = |old: &&CodeMapping| !seen.iter().any(|new| old.start < new.end && new.start < old.end);
         let before = old.as_ref().and_then(Known::newest);
-        let mut mappings: Vec<_> =
-            before.iter().flat_map(|before| before.mappings.iter().filter(fits).cloned()).collect();
+        let mut mappings: Vec<_> = before
+            .iter()
+            .flat_map(|before| before.mappings.iter().filter(fits).cloned())
+            .collect();
         for mapping in seen {
             let executable = executables.find_seen(mapping);
             let bias = executable.and_then(|id| executables.file(id).bias(mapping));
@@ -224,22 +265,46 @@ impl Processes {
             return false;
         }
         self.counts.from_records += 1;
-        self.replace(pid, comm, mappings, monotonic_now(), old, executables, |_, _, _| 0..0);
+        self.replace(
+            pid,
+            comm,
+            mappings,
+            monotonic_now(),
+            old,
+            executables,
+            |_, _, _| 0..0,
+        );
         true
     }
 
     /// A new process begins with the mappings of its parent, if those are known.
-    pub fn adopt(&mut self, child: Pid, parent: Pid, executables: &mut Executables, store: &mut TableStore) -> bool {
-        let Some(known) = self.known.get(&parent) else { return false };
-        let (Some(newest), exec_vm) = (known.newest(), known.exec_vm) else { return false };
+    pub fn adopt(
+        &mut self,
+        child: Pid,
+        parent: Pid,
+        executables: &mut Executables,
+        store: &mut TableStore,
+    ) -> bool {
+        let Some(known) = self.known.get(&parent) else {
+            return false;
+        };
+        let (Some(newest), exec_vm) = (known.newest(), known.exec_vm) else {
+            return false;
+        };
         let mappings = newest.mappings.clone();
         let comm = Arc::clone(&self.infos[newest.process.0 as usize].comm);
         if let Some(known) = self.known.remove(&child) {
             self.release(known, executables);
         }
-        self.replace(child, &comm, mappings, monotonic_now(), None, executables, |processes, generation, executables| {
-            processes.write_mappings(generation, executables, store)
-        });
+        self.replace(
+            child,
+            &comm,
+            mappings,
+            monotonic_now(),
+            None,
+            executables,
+            |processes, generation, executables| processes.write_mappings(generation, executables, store),
+        );
         if let Some(known) = self.known.get_mut(&child) {
             known.exec_vm = exec_vm;
         }
@@ -261,7 +326,10 @@ impl Processes {
         let exec_vm = exec_vm(maps);
         let mappings = self.code_mappings(pid, maps, executables);
 
-        let old = self.known.remove(&pid).filter(|known| known.start.is_none_or(|start| start == process.start));
+        let old = self
+            .known
+            .remove(&pid)
+            .filter(|known| known.start.is_none_or(|start| start == process.start));
         let old = match old {
             Some(mut known) if known.newest().is_some_and(|newest| newest.mappings == mappings) => {
                 // generated code came or went, or what was there is back: the walk uses what it used
@@ -276,9 +344,15 @@ impl Processes {
             }
             old => old,
         };
-        self.replace(pid, &process.comm, mappings, read_at, old, executables, |processes, generation, executables| {
-            processes.write_mappings(generation, executables, store)
-        });
+        self.replace(
+            pid,
+            &process.comm,
+            mappings,
+            read_at,
+            old,
+            executables,
+            |processes, generation, executables| processes.write_mappings(generation, executables, store),
+        );
         if let Some(known) = self.known.get_mut(&pid) {
             known.start = Some(process.start);
             known.exec_vm = exec_vm;
@@ -305,33 +379,70 @@ impl Processes {
             Some(known) => known.id,
             None => self.add_info(pid, comm),
         };
-        let generation = Arc::new(Generation { number: self.last_generation, process: id, mappings });
-        for executable in generation.mappings.iter().filter_map(|mapping| mapping.executable) {
+        let generation = Arc::new(Generation {
+            number: self.last_generation,
+            process: id,
+            mappings,
+        });
+        for executable in generation
+            .mappings
+            .iter()
+            .filter_map(|mapping| mapping.executable)
+        {
             executables.add_user(executable);
         }
         let slice = write(self, &generation, executables);
-        let mut generations = VecDeque::from([Kept { generation, confirmed_at: read_at, changed_at: None }]);
+        let mut generations = VecDeque::from([Kept {
+            generation,
+            confirmed_at: read_at,
+            changed_at: None,
+        }]);
         let start = old.as_ref().and_then(|known| known.start);
         if let Some(mut old) = old {
             let kept = std::mem::take(&mut old.generations);
-            for executable in kept.front().iter().flat_map(|kept| &kept.generation.mappings).filter_map(|mapping| mapping.executable) {
+            for executable in kept
+                .front()
+                .iter()
+                .flat_map(|kept| &kept.generation.mappings)
+                .filter_map(|mapping| mapping.executable)
+            {
                 executables.remove_user(executable);
             }
             generations.extend(kept.into_iter().take(KEPT_GENERATIONS - 1));
             self.slices.give(old.slice);
         }
-        self.known.insert(pid, Known { id, start, slice, exec_vm: 0, generations });
+        self.known.insert(
+            pid,
+            Known {
+                id,
+                start,
+                slice,
+                exec_vm: 0,
+                generations,
+            },
+        );
     }
 
     fn add_info(&mut self, pid: Pid, comm: &str) -> ProcessId {
         let id = ProcessId(self.infos.len() as u32);
-        self.infos.push(ProcessInfo { pid, comm: Arc::from(comm) });
+        self.infos.push(ProcessInfo {
+            pid,
+            comm: Arc::from(comm),
+        });
         id
     }
 
-    fn code_mappings(&mut self, pid: Pid, maps: &[Mapping], executables: &mut Executables) -> Vec<CodeMapping> {
+    fn code_mappings(
+        &mut self,
+        pid: Pid,
+        maps: &[Mapping],
+        executables: &mut Executables,
+    ) -> Vec<CodeMapping> {
         let mut found = Vec::new();
-        for mapping in maps.iter().filter(|mapping| mapping.executable && mapping.name != MappingName::Vsyscall) {
+        for mapping in maps
+            .iter()
+            .filter(|mapping| mapping.executable && mapping.name != MappingName::Vsyscall)
+        {
             let has_file = matches!(mapping.name, MappingName::File { .. } | MappingName::Vdso);
             let mut code = CodeMapping {
                 start: mapping.start,
@@ -359,7 +470,12 @@ impl Processes {
 
     /// Writes the mappings where the kernel side can read them. Empty if there is no room: then each
     /// sample is walked in user space.
-    fn write_mappings(&mut self, generation: &Generation, executables: &mut Executables, store: &mut TableStore) -> Range<usize> {
+    fn write_mappings(
+        &mut self,
+        generation: &Generation,
+        executables: &mut Executables,
+        store: &mut TableStore,
+    ) -> Range<usize> {
         let lines: Vec<abi::ms_mapping> = generation
             .mappings
             .iter()
@@ -399,7 +515,11 @@ impl Processes {
             count: known.slice.len() as u32,
             generation: newest.number,
             exec_vm: known.exec_vm,
-            state: if has_room { abi::MS_PROCESS_READY } else { abi::MS_PROCESS_NEW },
+            state: if has_room {
+                abi::MS_PROCESS_READY
+            } else {
+                abi::MS_PROCESS_NEW
+            },
             unused: 0,
         };
         // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
@@ -431,9 +551,12 @@ fn exec_vm(maps: &[Mapping]) -> u64 {
 
 fn mapping_name(mapping: &Mapping) -> Arc<str> {
     match &mapping.name {
-        MappingName::File { path, .. } => {
-            Arc::from(path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().as_ref())
-        }
+        MappingName::File { path, .. } => Arc::from(
+            path.file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .as_ref(),
+        ),
         MappingName::Vdso => Arc::from("[vdso]"),
         MappingName::Vsyscall => Arc::from("[vsyscall]"),
         MappingName::Heap => Arc::from("[heap]"),

@@ -4,6 +4,7 @@ use moonscope_unwind::{Registers, StackCopy, WalkEnd, abi};
 
 /// A record of the ring buffer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made on the stack, one at a time")]
 pub enum Record<'a> {
     /// A tick in a wanted task.
     Sample(RawSample<'a>),
@@ -53,15 +54,23 @@ impl<'a> RawSample<'a> {
     fn parse(words: &'a [u64]) -> Option<Self> {
         let head: abi::ms_sample = plain(words)?;
         let rest = &words[size_of::<abi::ms_sample>() / 8..];
-        let (frames, rest) = rest.split_at_checked(usize::from(head.nr_kernel) + usize::from(head.nr_user))?;
+        let (frames, rest) =
+            rest.split_at_checked(usize::from(head.nr_kernel) + usize::from(head.nr_user))?;
         let copy = if head.flags & abi::MS_SAMPLE_STACK == 0 {
             None
         } else {
             let (regs, stack) = rest.split_first_chunk::<{ abi::MS_NR_REGS as usize }>()?;
             // SAFETY: the memory of words may be looked at as bytes.
-            let stack = unsafe { std::slice::from_raw_parts(stack.as_ptr().cast::<u8>(), size_of_val(stack)) };
+            let stack =
+                unsafe { std::slice::from_raw_parts(stack.as_ptr().cast::<u8>(), size_of_val(stack)) };
             let bytes = stack.get(..head.stack_len as usize)?;
-            Some((Registers::new(*regs), StackCopy { sp: head.stack_start, bytes }))
+            Some((
+                Registers::new(*regs),
+                StackCopy {
+                    sp: head.stack_start,
+                    bytes,
+                },
+            ))
         };
         Some(Self { head, frames, copy })
     }
@@ -125,19 +134,40 @@ mod tests {
 
     #[test]
     fn frames_are_split_where_the_head_says() {
-        let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 1, nr_user: 2, ..Default::default() };
+        let head = abi::ms_sample {
+            kind: abi::MS_EVENT_SAMPLE,
+            nr_kernel: 1,
+            nr_user: 2,
+            ..Default::default()
+        };
         let words = sample(head, &[10, 20, 30]);
-        let Some(Record::Sample(raw)) = Record::parse(bytes(&words)) else { panic!("not a sample") };
+        let Some(Record::Sample(raw)) = Record::parse(bytes(&words)) else {
+            panic!("not a sample")
+        };
         assert_eq!((raw.kernel(), raw.user()), (&[10][..], &[20, 30][..]));
         assert!(raw.copy().is_none());
     }
 
     #[test]
     fn a_record_that_promises_more_than_it_holds_is_refused() {
-        let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 1, nr_user: 3, ..Default::default() };
+        let head = abi::ms_sample {
+            kind: abi::MS_EVENT_SAMPLE,
+            nr_kernel: 1,
+            nr_user: 3,
+            ..Default::default()
+        };
         assert!(Record::parse(bytes(&sample(head, &[10, 20, 30]))).is_none());
-        let head = abi::ms_sample { flags: abi::MS_SAMPLE_STACK, stack_len: 9, ..head };
-        let head = abi::ms_sample { kind: abi::MS_EVENT_SAMPLE, nr_kernel: 0, nr_user: 0, ..head };
+        let head = abi::ms_sample {
+            flags: abi::MS_SAMPLE_STACK,
+            stack_len: 9,
+            ..head
+        };
+        let head = abi::ms_sample {
+            kind: abi::MS_EVENT_SAMPLE,
+            nr_kernel: 0,
+            nr_user: 0,
+            ..head
+        };
         assert!(Record::parse(bytes(&sample(head, &[0; abi::MS_NR_REGS as usize + 1]))).is_none());
         assert!(Record::parse(&[]).is_none());
     }

@@ -2,25 +2,27 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use moonscope_process::Pid;
+use moonscope_process::{Executable, Pid};
 use moonscope_unwind::abi;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::clock::{Clock, ClockKind, online_cpus};
 use crate::drain::{Change, Drain, Received};
 use crate::error::ProbeError;
-use crate::executables::{Executables, TableCounts};
+use crate::executables::{ExecutableId, Executables, TableCounts};
 use crate::limits::Limits;
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, RunTime, Settings, StatsSwitch, WalkLoop};
-use crate::processes::{ProcessCounts, Processes};
+use crate::processes::{ProcessCounts, ProcessId, ProcessInfo, Processes};
 use crate::shared_array::SharedArray;
-use crate::skeleton::types::scratch;
+use crate::stacks::RawStacks;
 use crate::tables::TableStore;
 
 /// Whose samples are wanted.
@@ -110,7 +112,7 @@ pub struct Session {
     clock: Clock,
     object: Object,
     targets: MapHandle,
-    counters: SharedArray<u64>,
+    counters: SharedArray<abi::ms_counters>,
     live: BTreeSet<Pid>,
     _stats: Option<StatsSwitch>,
 }
@@ -121,35 +123,45 @@ impl Session {
     pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
         let limits = Limits::new(matches!(options.scope, Scope::All));
         // The rate may be refused, and that needs no loaded object.
-        let cpus = online_cpus().map_err(|source| ProbeError::Io { what: "cannot list the online CPUs", source })?;
+        let cpus = online_cpus().map_err(|source| ProbeError::Io {
+            what: "cannot list the online CPUs",
+            source,
+        })?;
         let clock = Clock::open(options.hz, &cpus)?;
-        let watch = MmapWatch::start(&cpus)
-            .map_err(|source| ProbeError::Io { what: "cannot watch for new mappings", source })?;
+        let watch = MmapWatch::start(&cpus).map_err(|source| ProbeError::Io {
+            what: "cannot watch for new mappings",
+            source,
+        })?;
         let mut object = Object::load(&settings(options), &limits)?;
-        let map = |map: &'static str| move |source: std::io::Error| ProbeError::Map { map, source };
         let handle = |map: &libbpf_rs::MapMut<'_>, name| {
-            MapHandle::try_from(map).map_err(|err| ProbeError::Map { map: name, source: std::io::Error::other(err) })
+            MapHandle::try_from(map).map_err(|err| ProbeError::Map {
+                map: name,
+                source: std::io::Error::other(err),
+            })
         };
-
+        let all = object.skel.object();
+        let tables = TableStore::new(all, &limits)?;
+        let processes = Processes::new(handle(&object.skel.maps.processes, "processes")?, all, &limits)?;
+        let counters = SharedArray::of_section(all, ".bss.counters")?;
         let maps = &object.skel.maps;
-        let tables = {
-            TableStore::new(maps.bss_words.as_fd(), maps.bss_rules.as_fd(), maps.bss_tables.as_fd(), &limits)
-                .map_err(map("ms_words"))?
-        };
-        let processes = {
-            Processes::new(handle(&maps.processes, "processes")?, maps.bss_mappings.as_fd(), &limits)
-                .map_err(map("ms_mappings"))?
-        };
-        let counters = {
-            SharedArray::map(maps.scratches.as_fd(), object.cpus * SCRATCH_WORDS).map_err(map("scratches"))?
-        };
-        let executables = Executables::new()
-            .map_err(|source| ProbeError::Io { what: "cannot start the thread that builds tables", source })?;
+        let executables = Executables::new().map_err(|source| ProbeError::Io {
+            what: "cannot start the thread that builds tables",
+            source,
+        })?;
         let targets = handle(&maps.targets, "targets")?;
-        let drain = Rc::new(RefCell::new(Drain::new(executables, processes, tables, watch, options.max_depth)));
+        let drain = Rc::new(RefCell::new(Drain::new(
+            executables,
+            processes,
+            tables,
+            watch,
+            options.max_depth,
+        )));
         let receiver = Rc::clone(&drain);
         let mut builder = RingBufferBuilder::new();
-        let ring_error = |err: libbpf_rs::Error| ProbeError::Map { map: "events", source: std::io::Error::other(err) };
+        let ring_error = |err: libbpf_rs::Error| ProbeError::Map {
+            map: "events",
+            source: std::io::Error::other(err),
+        };
         builder
             .add(&maps.events, move |bytes| {
                 receiver.borrow_mut().take(bytes);
@@ -160,8 +172,16 @@ impl Session {
 
         object.attach_lifecycle()?;
         let stats = options.measure_cost.then(StatsSwitch::on).flatten();
-        let mut session =
-            Self { ring, drain, clock, object, targets, counters, live: BTreeSet::new(), _stats: stats };
+        let mut session = Self {
+            ring,
+            drain,
+            clock,
+            object,
+            targets,
+            counters,
+            live: BTreeSet::new(),
+            _stats: stats,
+        };
         session.add_first_targets(&options.scope)?;
         session.drain.borrow_mut().wait_for_tables();
         session.object.attach_clock(session.clock.events())?;
@@ -191,7 +211,10 @@ impl Session {
     pub fn add_target(&mut self, pid: Pid) -> Result<(), ProbeError> {
         self.targets
             .update(&pid.to_ne_bytes(), &1u32.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|err| ProbeError::Map { map: "targets", source: std::io::Error::other(err) })?;
+            .map_err(|err| ProbeError::Map {
+                map: "targets",
+                source: std::io::Error::other(err),
+            })?;
         self.live.insert(pid);
         let _ = self.drain.borrow_mut().scan(pid);
         Ok(())
@@ -199,21 +222,28 @@ impl Session {
 
     /// Receives what comes within this time, or returns earlier when something new must be looked at.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Change>, ProbeError> {
-        let wait = Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
+        let wait = Timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
         // SAFETY: the ring owns its descriptor and lives longer than this call.
         let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
         match rustix::event::poll(&mut [PollFd::new(&ring, PollFlags::IN)], Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => self.receive(),
-            Err(err) => Err(ProbeError::Io { what: "cannot wait for samples", source: err.into() }),
+            Err(err) => Err(ProbeError::Io {
+                what: "cannot wait for samples",
+                source: err.into(),
+            }),
         }
     }
 
     fn receive(&mut self) -> Result<Vec<Change>, ProbeError> {
         self.drain.borrow_mut().begin();
         // samples come without a wake-up, so what is there must be asked for
-        self.ring
-            .consume()
-            .map_err(|err| ProbeError::Map { map: "events", source: std::io::Error::other(err) })?;
+        self.ring.consume().map_err(|err| ProbeError::Map {
+            map: "events",
+            source: std::io::Error::other(err),
+        })?;
         let mut drain = self.drain.borrow_mut();
         drain.settle();
         let changes = std::mem::take(&mut drain.changes);
@@ -250,7 +280,7 @@ impl Session {
     pub fn ticks(&self) -> Ticks {
         let count = |which: u32| {
             (0..self.object.cpus)
-                .filter_map(|cpu| self.counters.read(cpu * SCRATCH_WORDS + which as usize))
+                .filter_map(|cpu| Some(self.counters.read(cpu)?.count[which as usize]))
                 .sum()
         };
         Ticks {
@@ -263,14 +293,14 @@ impl Session {
         }
     }
 
-    /// Samples received so far, and processes seen.
+    /// Samples received so far, and processes known now.
     pub fn progress(&self) -> (u64, usize) {
         let drain = self.drain.borrow();
-        (drain.received.samples(), drain.processes.infos().len())
+        (drain.received.samples(), drain.processes.len())
     }
 
     /// Ends the ticks, receives the rest and gives everything out.
-    pub fn finish(mut self) -> Result<(Totals, Drain), ProbeError> {
+    pub fn finish(mut self) -> Result<(Totals, Recorded), ProbeError> {
         self.clock.stop()?;
         self.receive()?;
         let ticks = self.ticks();
@@ -278,10 +308,7 @@ impl Session {
         self.object.detach();
         // events that came between
         self.receive()?;
-        drop(self.ring);
-        let Some(drain) = Rc::into_inner(self.drain).map(RefCell::into_inner) else {
-            return Err(ProbeError::Io { what: "the ring buffer is still in use", source: std::io::ErrorKind::ResourceBusy.into() });
-        };
+        let mut drain = self.drain.borrow_mut();
         let totals = Totals {
             ticks,
             received: drain.received.clone(),
@@ -291,12 +318,34 @@ impl Session {
             mapping_records_lost: drain.watch.lost,
             run_time,
         };
-        Ok((totals, drain))
+        let recorded = Recorded {
+            stacks: std::mem::take(&mut drain.stacks),
+            files: drain.executables.files().cloned().collect(),
+            processes: drain.processes.infos().to_vec(),
+        };
+        Ok((totals, recorded))
     }
 }
 
-/// The counters are the first words of each CPU's scratch area.
-const SCRATCH_WORDS: usize = size_of::<scratch>() / 8;
+/// What was recorded: raw stacks, and what they refer to.
+pub struct Recorded {
+    /// Stacks and counts.
+    pub stacks: RawStacks,
+    files: Vec<Arc<Executable>>,
+    processes: Vec<ProcessInfo>,
+}
+
+impl Recorded {
+    /// The file of a frame.
+    pub fn file(&self, id: ExecutableId) -> Option<&Arc<Executable>> {
+        self.files.get(id.0 as usize)
+    }
+
+    /// The process of a sample or frame.
+    pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
+        self.processes.get(id.0 as usize)
+    }
+}
 
 fn settings(options: &Options) -> Settings {
     let (scope, cgroup) = match &options.scope {

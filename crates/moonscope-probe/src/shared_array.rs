@@ -1,31 +1,43 @@
-//! A global array of the BPF object, mapped into our memory: filling a table costs a copy, no system call.
+//! A global array of the BPF object in our memory: filling a table costs a copy, no system call.
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use libbpf_rs::{AsRawLibbpf, MapCore, libbpf_sys};
+
+use crate::error::ProbeError;
 
 /// `len` values of `T` that the kernel side reads. `T` is plain data of `bpf/abi.h`.
+///
+/// It lies in the mapping that libbpf makes of each global section, and must not outlive the object.
 #[derive(Debug)]
 pub struct SharedArray<T> {
     base: NonNull<T>,
-    bytes: usize,
     len: usize,
-    _owns: PhantomData<T>,
+    _holds: PhantomData<T>,
 }
 
 impl<T: Copy> SharedArray<T> {
-    /// Maps the array behind a BPF map's file descriptor, which must hold `len` values.
-    pub fn map(fd: impl AsFd, len: usize) -> io::Result<Self> {
-        let bytes = (len * size_of::<T>()).next_multiple_of(rustix::param::page_size());
-        // SAFETY: a new mapping at an address of the kernel's choice; nothing else refers to it.
-        let base = unsafe {
-            mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)?
+    /// The array that is all of a global section, such as `.bss.words`.
+    pub fn of_section(object: &libbpf_rs::Object, section: &'static str) -> Result<Self, ProbeError> {
+        let missing = || ProbeError::Map {
+            map: section,
+            source: io::ErrorKind::NotFound.into(),
         };
-        let base = NonNull::new(base.cast::<T>()).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Self { base, bytes, len, _owns: PhantomData })
+        let map = object
+            .maps()
+            .find(|map| map.name() == section)
+            .ok_or_else(missing)?;
+        let mut bytes = 0;
+        // SAFETY: the map is one of a loaded object; the call only reads from it.
+        let base = unsafe { libbpf_sys::bpf_map__initial_value(map.as_libbpf_object().as_ptr(), &mut bytes) };
+        let base = NonNull::new(base.cast::<T>()).ok_or_else(missing)?;
+        Ok(Self {
+            base,
+            len: bytes as usize / size_of::<T>(),
+            _holds: PhantomData,
+        })
     }
 
     /// Copies values to position `at`. Nothing is written when they do not fit.
@@ -45,13 +57,5 @@ impl<T: Copy> SharedArray<T> {
     pub fn read(&self, at: usize) -> Option<T> {
         // SAFETY: the position was checked; the kernel side writes only whole counters.
         (at < self.len).then(|| unsafe { self.base.as_ptr().add(at).read_volatile() })
-    }
-}
-
-impl<T> Drop for SharedArray<T> {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `bytes` are those of our own mapping, and no reference into it is left. A
-        // failure leaves the mapping in place, which is harmless.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }

@@ -19,7 +19,10 @@ pub struct Slices {
 impl Slices {
     /// All of `0..len` is free.
     pub fn new(len: usize) -> Self {
-        Self { free: BTreeMap::from([(0, len)]), resting: Vec::new() }
+        Self {
+            free: BTreeMap::from([(0, len)]),
+            resting: Vec::new(),
+        }
     }
 
     /// A part of `len` elements, or `None` if no free part is large enough.
@@ -28,7 +31,11 @@ impl Slices {
             return Some(0..0);
         }
         self.take_free(len).or_else(|| {
-            if self.wake_resting() { self.take_free(len) } else { None }
+            if self.wake_resting() {
+                self.take_free(len)
+            } else {
+                None
+            }
         })
     }
 

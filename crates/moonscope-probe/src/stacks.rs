@@ -107,7 +107,9 @@ impl RawStacks {
 
     /// Stacks, threads and counts, in no particular order.
     pub fn counts(&self) -> impl Iterator<Item = (RawStackId, &Thread, u64)> {
-        self.counts.iter().map(|((stack, thread), &count)| (*stack, thread, count))
+        self.counts
+            .iter()
+            .map(|((stack, thread), &count)| (*stack, thread, count))
     }
 
     /// How many distinct stacks were counted.
@@ -132,7 +134,10 @@ mod tests {
         let other = stacks.intern([RawFrame::Kernel(1), RawFrame::Kernel(3)]).unwrap();
         assert_ne!(one, other);
         assert_eq!(stacks.nodes().len(), 3);
-        assert_eq!(stacks.intern([RawFrame::Kernel(1), RawFrame::Kernel(2)]), Some(one));
+        assert_eq!(
+            stacks.intern([RawFrame::Kernel(1), RawFrame::Kernel(2)]),
+            Some(one)
+        );
         assert_eq!(stacks.intern([]), None);
     }
 }

@@ -1,11 +1,10 @@
 //! Unwind tables in the kernel's reach: one for each executable file, shared by all processes that map it.
 
-use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 
 use moonscope_unwind::{Table, abi};
 
+use crate::error::ProbeError;
 use crate::limits::Limits;
 use crate::shared_array::SharedArray;
 use crate::slices::Slices;
@@ -27,13 +26,13 @@ pub struct TableStore {
 }
 
 impl TableStore {
-    /// Maps the arrays of a loaded object.
-    pub fn new(words: impl AsFd, rules: impl AsFd, tables: impl AsFd, limits: &Limits) -> io::Result<Self> {
+    /// Takes the arrays of a loaded object, which must outlive the store.
+    pub fn new(object: &libbpf_rs::Object, limits: &Limits) -> Result<Self, ProbeError> {
         Ok(Self {
             rules: 0,
-            rule_array: SharedArray::map(rules, abi::MS_MAX_RULES as usize)?,
-            word_array: SharedArray::map(words, limits.words)?,
-            table_array: SharedArray::map(tables, limits.tables)?,
+            rule_array: SharedArray::of_section(object, ".bss.rules")?,
+            word_array: SharedArray::of_section(object, ".bss.words")?,
+            table_array: SharedArray::of_section(object, ".bss.tables")?,
             words: Slices::new(limits.words),
             slots: Slices::new(limits.tables),
             used_words: 0,
@@ -54,7 +53,13 @@ impl TableStore {
     /// A place for a table; `None` if there are too many.
     pub fn reserve(&mut self) -> Option<TableSlot> {
         let slot = self.slots.take(1)?;
-        self.table_array.write(slot.start, &[abi::ms_table { state: abi::MS_TABLE_EMPTY, ..Default::default() }]);
+        self.table_array.write(
+            slot.start,
+            &[abi::ms_table {
+                state: abi::MS_TABLE_EMPTY,
+                ..Default::default()
+            }],
+        );
         Some(TableSlot(slot.start as u32))
     }
 
@@ -84,14 +89,23 @@ impl TableStore {
 
     /// Says of a reserved place: this file has no unwind information, follow frame pointers.
     pub fn fill_without_info(&mut self, slot: TableSlot) {
-        let table = abi::ms_table { state: abi::MS_TABLE_NO_INFO, ..Default::default() };
+        let table = abi::ms_table {
+            state: abi::MS_TABLE_NO_INFO,
+            ..Default::default()
+        };
         self.table_array.write(slot.0 as usize, &[table]);
     }
 
     /// Gives a place and its words back.
     pub fn release(&mut self, slot: TableSlot, words: Range<usize>) {
         let slot = slot.0 as usize;
-        self.table_array.write(slot, &[abi::ms_table { state: abi::MS_TABLE_EMPTY, ..Default::default() }]);
+        self.table_array.write(
+            slot,
+            &[abi::ms_table {
+                state: abi::MS_TABLE_EMPTY,
+                ..Default::default()
+            }],
+        );
         self.used_words -= words.len();
         self.words.give(words);
         self.slots.give(slot..slot + 1);

@@ -22,7 +22,11 @@ pub fn walk_copy(
         .iter()
         .map(|mapping| mapping.executable.and_then(|id| executables.unwind_data(id)))
         .collect();
-    let modules = MappedModules { generation, data, memory: ProcessMemory::new(pid) };
+    let modules = MappedModules {
+        generation,
+        data,
+        memory: ProcessMemory::new(pid),
+    };
     walk(&modules, registers, stack, max_depth as usize)
 }
 
@@ -35,11 +39,21 @@ struct MappedModules<'a> {
 
 impl Modules for MappedModules<'_> {
     fn find(&self, address: u64) -> Option<ModuleAt<'_>> {
-        let after = self.generation.mappings.partition_point(|mapping| mapping.start <= address);
+        let after = self
+            .generation
+            .mappings
+            .partition_point(|mapping| mapping.start <= address);
         let index = after.checked_sub(1)?;
-        let mapping = self.generation.mappings.get(index).filter(|mapping| address < mapping.end)?;
+        let mapping = self
+            .generation
+            .mappings
+            .get(index)
+            .filter(|mapping| address < mapping.end)?;
         Some(match &self.data[index] {
-            Some(data) => ModuleAt::File { bias: mapping.bias, data },
+            Some(data) => ModuleAt::File {
+                bias: mapping.bias,
+                data,
+            },
             None => ModuleAt::Anonymous,
         })
     }

@@ -51,6 +51,19 @@ enum Bytes {
     Owned(Vec<u8>),
 }
 
+impl ExecutableData {
+    /// Takes the pages that were read out of our resident memory. They come back, most likely from the page
+    /// cache, when they are read again.
+    pub fn release_pages(&self) {
+        if let Bytes::Mapped(map) = &self.0 {
+            // SAFETY: the mapping is private, never written to, and of a file: pages that are dropped are
+            // read from the file again. Pages that the SIGBUS guard put there become faults again, which it
+            // answers again. That it fails is harmless.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
 impl Deref for ExecutableData {
     type Target = [u8];
 

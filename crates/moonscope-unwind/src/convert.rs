@@ -62,11 +62,36 @@ pub(crate) fn rule(row: &Row, signal: bool, section: &[u8]) -> Result<abi::ms_ru
         return Err(Inexpressible::StackPointer);
     }
     let form = cfa(row, section, &mut rule)?;
+    let origin = match form {
+        Form::Deref { register, .. } if saves_beside(row, register, section) => {
+            rule.cfa = abi::MS_CFA_REALIGNED as u8;
+            Form::Sum { register, offset: 8 }
+        }
+        _ => form,
+    };
     for (slot, &register) in rule.saved.iter_mut().zip(&SAVED) {
-        *slot = saved(row.registers[register], form, section);
+        // an offset from the CFA says nothing about the distance to another register
+        *slot = match row.registers[register] {
+            RegisterRule::Offset(_) if origin != form => abi::MS_SAVED_LOST as i8,
+            saved => slot_of(saved, origin, section),
+        };
     }
     rule.window = window(&rule);
     Ok(rule)
+}
+
+/// Whether a register is saved at a fixed distance from the value of `base` itself.
+///
+/// gcc realigns a stack by keeping the CFA in a slot, `*(rbp - n)`, and saves registers at `rbp + 0`, `- 8`
+/// and so on (gcc/config/i386/i386.cc, `ix86_expand_prologue`, "dynamic realign argument pointer").
+fn saves_beside(row: &Row, base: u16, section: &[u8]) -> bool {
+    SAVED.iter().any(|&register| match row.registers[register] {
+        RegisterRule::Expression(expression) => matches!(
+            bytes(expression, section).and_then(expression::recognise),
+            Some(Form::Sum { register, .. }) if register == base
+        ),
+        _ => false,
+    })
 }
 
 /// Sets the CFA fields of `rule`; returns the CFA's form for comparison with expressions of registers.
@@ -97,17 +122,17 @@ fn cfa(row: &Row, section: &[u8], rule: &mut abi::ms_rule) -> Result<Form, Inexp
     Ok(form)
 }
 
-/// The slot of a saved register: where the caller's value is, in words below the CFA.
-fn saved(rule: RegisterRule, cfa: Form, section: &[u8]) -> i8 {
-    let from_cfa = match rule {
+/// The slot of a saved register: where the caller's value is, in words below `origin`.
+fn slot_of(rule: RegisterRule, origin: Form, section: &[u8]) -> i8 {
+    let distance_to = match rule {
         RegisterRule::Default | RegisterRule::SameValue => return abi::MS_SAVED_SAME as i8,
         RegisterRule::Offset(offset) => Some(offset),
         RegisterRule::Expression(expression) => bytes(expression, section)
             .and_then(expression::recognise)
-            .and_then(|address| distance(address, cfa)),
+            .and_then(|address| distance(address, origin)),
         _ => None,
     };
-    let slot = from_cfa
+    let slot = distance_to
         .filter(|offset| offset % 8 == 0)
         .map(|offset| offset / -8);
     match slot {
@@ -116,9 +141,9 @@ fn saved(rule: RegisterRule, cfa: Form, section: &[u8]) -> i8 {
     }
 }
 
-/// `address` - `cfa`, where both start from the same value.
-fn distance(address: Form, cfa: Form) -> Option<i64> {
-    match (address, cfa) {
+/// `address` - `origin`, where both start from the same value.
+fn distance(address: Form, origin: Form) -> Option<i64> {
+    match (address, origin) {
         (
             Form::Sum {
                 register: r,
@@ -142,7 +167,7 @@ fn distance(address: Form, cfa: Form) -> Option<i64> {
     }
 }
 
-/// How many words below the CFA to fetch at once.
+/// How many words below the CFA (or what stands in for it) to fetch at once.
 fn window(rule: &abi::ms_rule) -> u8 {
     let slots = rule
         .saved

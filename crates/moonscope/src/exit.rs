@@ -40,7 +40,11 @@ pub struct Failure {
 impl Failure {
     /// A failure with this exit code; `what` is lower case, the object first, then the cause.
     pub fn new(code: Code, what: impl fmt::Display) -> Self {
-        Self { code, what: what.to_string(), remedy: None }
+        Self {
+            code,
+            what: what.to_string(),
+            remedy: None,
+        }
     }
 
     /// Adds what the user can do about it.
@@ -80,5 +84,9 @@ impl<E: std::error::Error> From<E> for Failure {
 pub fn usage(err: &clap::Error) -> ExitCode {
     // A closed pipe (`moonscope --help | head`) is no failure of ours.
     let _ = err.print();
-    if err.use_stderr() { Code::Usage.into() } else { Code::Done.into() }
+    if err.use_stderr() {
+        Code::Usage.into()
+    } else {
+        Code::Done.into()
+    }
 }

@@ -15,7 +15,12 @@ use exit::Failure;
 
 /// Shows where a Linux service spends its time: kernel and native code in one stack, without changing it.
 #[derive(Parser)]
-#[command(name = "moonscope", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "moonscope",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -104,11 +104,6 @@ impl Outputs {
         self.places.iter().map(|(_, format)| *format)
     }
 
-    /// Whether data goes to stdout, so that words must not.
-    pub fn uses_stdout(&self) -> bool {
-        self.places.iter().any(|(place, _)| *place == Place::Stdout)
-    }
-
     /// Writes a profile to all places.
     pub fn write_all(&self, profile: &Profile) -> Result<Vec<Written>, Failure> {
         self.write_each(|format, out| format.write(profile, &self.options, out))

@@ -68,7 +68,12 @@ pub struct RecordArgs {
     stacks: StackArgs,
 
     /// Label that makes the outermost frame of graphs: comm, pid, tid, thread, or none
-    #[arg(long, value_name = "LABEL", default_value = "comm", help_heading = "What graphs show")]
+    #[arg(
+        long,
+        value_name = "LABEL",
+        default_value = "comm",
+        help_heading = "What graphs show"
+    )]
     by: String,
 
     /// Say nothing but errors
@@ -132,7 +137,11 @@ const TURN: Duration = Duration::from_millis(100);
 
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
-    let paths = if args.output.is_empty() { vec![default_path("svg")] } else { args.output.clone() };
+    let paths = if args.output.is_empty() {
+        vec![default_path("svg")]
+    } else {
+        args.output.clone()
+    };
     let mut outputs = Outputs::check(&paths, args.force)?;
     outputs.options = WriteOptions {
         group: match args.by.as_str() {
@@ -143,6 +152,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         ..WriteOptions::default()
     };
     let target = args.target.resolve()?;
+    raise_file_limit();
     let stop = Stop::on_signals()?;
     let mut command = match &target.scope {
         Scope::Command { program, argv } => Some(Command::start(program, argv)?),
@@ -159,8 +169,8 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         command.go()?;
     }
     let why = watch(&mut session, &args, &target, command.as_mut(), &stop, start)?;
-    let recorded = start.elapsed();
-    let (totals, drain) = session.finish().map_err(probe_failure)?;
+    let duration = start.elapsed();
+    let (totals, recorded) = session.finish().map_err(probe_failure)?;
 
     let recording = report::Recording {
         target: target.what.clone(),
@@ -168,7 +178,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         walk_loop,
         hz: args.frequency,
         began: began.duration_since(UNIX_EPOCH).unwrap_or_default(),
-        recorded,
+        recorded: duration,
         ended_by: why,
         totals,
         quiet: args.quiet,
@@ -179,12 +189,26 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         debug_dirs: debug_dirs(&args.stacks.debug_dir),
         ..SymbolOptions::default()
     });
-    let profile: Profile = resolve::resolve(&drain, &mut symbolizer, &recording);
+    let profile: Profile = resolve::resolve(&recorded, &mut symbolizer, &recording);
     if profile.is_empty() {
         return Err(recording.no_samples());
     }
     let written = outputs.write_all(&profile)?;
-    Ok(recording.finish(&profile, &symbolizer, &written, drain.processes.infos().len()))
+    Ok(recording.finish(&profile, &symbolizer, &written))
+}
+
+/// Each executable is held open. As many files as the hard limit allows; that it cannot be raised is told
+/// when a file cannot be opened.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Options {
@@ -192,9 +216,11 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
         Scope::All => moonscope_probe::Scope::All,
         Scope::Processes { pids, .. } => moonscope_probe::Scope::Processes(pids.clone()),
         Scope::Cgroup { cgroup, pids } => match (cgroup.v2_id, cgroup.v2_level) {
-            (Some(id), Some(level)) => {
-                moonscope_probe::Scope::Cgroup { id, level, members: pids.clone() }
-            }
+            (Some(id), Some(level)) => moonscope_probe::Scope::Cgroup {
+                id,
+                level,
+                members: pids.clone(),
+            },
             _ => moonscope_probe::Scope::Processes(pids.clone()),
         },
         Scope::Command { .. } => {
@@ -220,7 +246,10 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
 }
 
 fn debug_dirs(more: &[PathBuf]) -> Vec<PathBuf> {
-    more.iter().cloned().chain(SymbolOptions::default().debug_dirs).collect()
+    more.iter()
+        .cloned()
+        .chain(SymbolOptions::default().debug_dirs)
+        .collect()
 }
 
 /// Why a recording ended.
@@ -254,14 +283,18 @@ fn watch(
         || matches!(&target.scope, Scope::All | Scope::Cgroup { .. })
         || matches!(&target.scope, Scope::Processes { rules, .. } if !rules.is_empty());
     loop {
-        let left = args.duration.map(|duration| duration.saturating_sub(start.elapsed()));
+        let left = args
+            .duration
+            .map(|duration| duration.saturating_sub(start.elapsed()));
         if left == Some(Duration::ZERO) {
             return Ok(EndedBy::Time);
         }
         if stop.is_asked() {
             return Ok(EndedBy::Signal);
         }
-        let changes = session.poll(left.unwrap_or(TURN).min(TURN)).map_err(probe_failure)?;
+        let changes = session
+            .poll(left.unwrap_or(TURN).min(TURN))
+            .map_err(probe_failure)?;
         for change in changes {
             if let Change::Executed(pid) = change
                 && can_grow

@@ -52,12 +52,17 @@ pub fn by_rule(rule: &abi::ms_rule, registers: &[u64; 17]) -> Step {
             };
         }
         abi::MS_CFA_REG => base,
-        abi::MS_CFA_DEREF => memory(base).wrapping_add_signed(rule.add.into()),
+        abi::MS_CFA_DEREF | abi::MS_CFA_REALIGNED => memory(base).wrapping_add_signed(rule.add.into()),
         abi::MS_CFA_PLT => {
             let pushed = registers[16] & 15 >= u64::try_from(rule.off).unwrap();
             registers[7].wrapping_add(if pushed { 16 } else { 8 })
         }
         _ => return Step::Unknown,
+    };
+    let saved_below = if u32::from(rule.cfa) == abi::MS_CFA_REALIGNED {
+        registers[usize::from(rule.reg)].wrapping_add(8)
+    } else {
+        cfa
     };
     let mut caller = Box::new([None; 17]);
     let mut deepest = 1;
@@ -68,7 +73,7 @@ pub fn by_rule(rule: &abi::ms_rule, registers: &[u64; 17]) -> Step {
                 if i32::from(slot) <= abi::MS_WINDOW_WORDS {
                     deepest = deepest.max(slot);
                 }
-                Some(memory(cfa.wrapping_sub(8 * slot as u64)))
+                Some(memory(saved_below.wrapping_sub(8 * slot as u64)))
             }
             _ => None,
         };

@@ -28,10 +28,18 @@ impl Command {
     ///
     /// Must run before any other thread is started: only then may the child allocate.
     pub fn start(program: &Path, argv: &[OsString]) -> Result<Self, Failure> {
-        let cannot = |err: io::Error| Failure::new(Code::Failed, format!("{}: cannot start: {err}", program.display()));
+        let cannot = |err: io::Error| {
+            Failure::new(
+                Code::Failed,
+                format!("{}: cannot start: {err}", program.display()),
+            )
+        };
         let as_c = |bytes: &[u8]| CString::new(bytes).map_err(|err| cannot(err.into()));
         let path = as_c(program.as_os_str().as_bytes())?;
-        let args = argv.iter().map(|arg| as_c(arg.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let args = argv
+            .iter()
+            .map(|arg| as_c(arg.as_bytes()))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut pointers: Vec<_> = args.iter().map(|arg| arg.as_ptr()).collect();
         pointers.push(std::ptr::null());
         let (wait, go) = pipe().map_err(cannot)?;
@@ -49,8 +57,18 @@ impl Command {
                 let Some(pid) = rustix::process::Pid::from_raw(pid) else {
                     return Err(cannot(io::ErrorKind::InvalidData.into()));
                 };
-                let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                Ok(Self { pid, name, go: Some(go.into()), failure: failure.into(), status: None })
+                let name = program
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                Ok(Self {
+                    pid,
+                    name,
+                    go: Some(go.into()),
+                    failure: failure.into(),
+                    status: None,
+                })
             }
         }
     }
@@ -68,7 +86,10 @@ impl Command {
         let mut errno = [0; 4];
         if self.failure.read_exact(&mut errno).is_ok() {
             let err = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-            return Err(Failure::new(Code::NoTarget, format!("{}: cannot execute: {err}", self.name)));
+            return Err(Failure::new(
+                Code::NoTarget,
+                format!("{}: cannot execute: {err}", self.name),
+            ));
         }
         Ok(())
     }
@@ -82,11 +103,13 @@ impl Command {
                 Err(err) => return Err(io::Error::from(err).into()),
             };
         }
-        Ok(self.status.map(|status| match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => format!("{} exited with status {code}", self.name),
-            (None, Some(signal)) => format!("{} was ended by signal {signal}", self.name),
-            (None, None) => format!("{} ended", self.name),
-        }))
+        Ok(self.status.map(
+            |status| match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("{} exited with status {code}", self.name),
+                (None, Some(signal)) => format!("{} was ended by signal {signal}", self.name),
+                (None, None) => format!("{} ended", self.name),
+            },
+        ))
     }
 }
 
@@ -95,13 +118,21 @@ impl Command {
 /// # Safety
 ///
 /// `argv` must end with a null pointer, its strings must be NUL-terminated and live.
-unsafe fn become_command(path: &CString, argv: &[*const libc::c_char], wait: &OwnedFd, report: &OwnedFd) -> ! {
+unsafe fn become_command(
+    path: &CString,
+    argv: &[*const libc::c_char],
+    wait: &OwnedFd,
+    report: &OwnedFd,
+) -> ! {
     let mut word = [0u8; 1];
     // SAFETY: reads one byte into one byte; then the contract of this function; `report` is open.
     unsafe {
         if libc::read(wait.as_raw_fd(), word.as_mut_ptr().cast(), 1) == 1 {
             libc::execv(path.as_ptr(), argv.as_ptr());
-            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
+            let errno = io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO)
+                .to_ne_bytes();
             libc::write(report.as_raw_fd(), errno.as_ptr().cast(), errno.len());
         }
         libc::_exit(127)

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 /// `10`, `10s`, `1.5s`, `500ms`, `2m`, `1h`; more than nothing and at most a week.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| "a time looks like 10, 10s, 500ms, 2m".to_owned())?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a time looks like 10, 10s, 500ms, 2m".to_owned())?;
     let seconds = match unit {
         "" | "s" => number,
         "ms" => number / 1000.0,

@@ -32,7 +32,10 @@ impl Progress {
         }
         let ticks = session.ticks();
         let (samples, processes) = session.progress();
-        let limit = self.limit.map(|limit| format!(" of {:.0}", limit.as_secs_f64())).unwrap_or_default();
+        let limit = self
+            .limit
+            .map(|limit| format!(" of {:.0}", limit.as_secs_f64()))
+            .unwrap_or_default();
         self.bar.set_message(format!(
             "{:.1}{limit} s  {samples} samples  {} lost  {processes} process{}  (Ctrl-C ends and writes)",
             elapsed.as_secs_f64(),

@@ -1,6 +1,6 @@
 //! What a recording says of itself: in the profile, on the terminal, in the exit code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moonscope_probe::{ClockKind, Totals, WalkLoop};
@@ -60,7 +60,11 @@ impl Recording {
             idle: ticks.idle,
             filtered: ticks.filtered,
             complete: received.complete,
-            truncated: received.truncated.iter().map(|(&reason, &count)| (reason.to_owned(), count)).collect(),
+            truncated: received
+                .truncated
+                .iter()
+                .map(|(&reason, &count)| (reason.to_owned(), count))
+                .collect(),
             lost,
         }
     }
@@ -88,7 +92,10 @@ impl Recording {
         let ticks = &self.totals.ticks;
         let seconds = self.recorded.as_secs_f64();
         if self.ended_by == EndedBy::Target {
-            return Failure::new(Code::NoTarget, format!("{} ended before it was sampled", self.target));
+            return Failure::new(
+                Code::NoTarget,
+                format!("{} ended before it was sampled", self.target),
+            );
         }
         let what = format!("no samples of {} in {seconds:.1} s", self.target);
         let failure = Failure::new(Code::NoSamples, what);
@@ -100,7 +107,10 @@ impl Recording {
             ));
         }
         if ticks.lost_ring > 0 {
-            return failure.with_remedy(format!("{} samples were lost: the ring buffer was full", ticks.lost_ring));
+            return failure.with_remedy(format!(
+                "{} samples were lost: the ring buffer was full",
+                ticks.lost_ring
+            ));
         }
         failure.with_remedy(format!(
             "it used no CPU time: of {} ticks, {} found an idle CPU and {} another task\n\
@@ -110,19 +120,29 @@ impl Recording {
     }
 
     /// Prints the last lines and says how it went.
-    pub fn finish(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written], processes: usize) -> Code {
+    pub fn finish(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written]) -> Code {
         if !self.quiet {
-            for line in self.lines(profile, symbolizer, written, processes) {
+            for line in self.lines(profile, symbolizer, written) {
                 eprintln!("{line}");
             }
         }
         let wanted = profile.accounting.kept() + profile.accounting.lost_total();
         let lost = profile.accounting.lost_total() as f64;
-        if lost > TOLERATED_LOSS * wanted as f64 { Code::Partial } else { Code::Done }
+        if lost > TOLERATED_LOSS * wanted as f64 {
+            Code::Partial
+        } else {
+            Code::Done
+        }
     }
 
-    fn lines(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written], processes: usize) -> Vec<String> {
+    fn lines(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written]) -> Vec<String> {
         let received = &self.totals.received;
+        let pids: BTreeSet<_> = profile
+            .label_sets()
+            .iter()
+            .filter_map(|labels| labels.get("pid"))
+            .collect();
+        let processes = pids.len();
         let mut lines = vec![format!(
             "recorded {} for {:.1} s{}: {} samples of {processes} process{} at {} Hz by {}",
             self.target,
@@ -161,7 +181,11 @@ impl Recording {
         for file in written {
             if let Some(path) = &file.path {
                 let name = path.to_string_lossy();
-                lines.push(format!("wrote {} ({} KiB)", moonscope_profile::visible(&name), file.bytes.div_ceil(1024)));
+                lines.push(format!(
+                    "wrote {} ({} KiB)",
+                    moonscope_profile::visible(&name),
+                    file.bytes.div_ceil(1024)
+                ));
             }
         }
         lines.push(profile.accounting.to_string());
@@ -172,11 +196,20 @@ impl Recording {
     fn limits_hit(&self) -> Vec<String> {
         let (tables, processes) = (&self.totals.tables, &self.totals.processes);
         [
-            (tables.no_room, "unwind tables found no room: their samples were walked from stack copies"),
+            (
+                tables.no_room,
+                "unwind tables found no room: their samples were walked from stack copies",
+            ),
             (tables.evicted, "unwind tables were evicted to make room"),
             (tables.unusable, "files have unreadable unwind information"),
-            (processes.not_permitted, "looks at mappings were not permitted: use sudo"),
-            (processes.no_room, "mapping lists found no room: their samples were walked from stack copies"),
+            (
+                processes.not_permitted,
+                "looks at mappings were not permitted: use sudo",
+            ),
+            (
+                processes.no_room,
+                "mapping lists found no room: their samples were walked from stack copies",
+            ),
             (processes.files_not_opened, "mapped files could not be opened"),
         ]
         .into_iter()

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moonscope_probe::{Drain, ExecutableId, RawFrame, RawStackId};
+use moonscope_probe::{ExecutableId, RawFrame, RawStackId, Recorded};
 use moonscope_process::Executable;
-use moonscope_profile::{Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType};
+use moonscope_profile::{
+    Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
+};
 use moonscope_symbols::{Symbol, Symbolizer};
 use moonscope_unwind::{RuleSet, Table};
 
@@ -15,13 +17,13 @@ use super::report::Recording;
 type Frames = Vec<FrameId>;
 
 /// The profile of a finished recording.
-pub fn resolve(drain: &Drain, symbolizer: &mut Symbolizer, recording: &Recording) -> Profile {
+pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Recording) -> Profile {
     let mut profile = Profile::new(vec![ValueType::samples(), ValueType::cpu()]);
-    let frames = name_frames(drain, symbolizer, &mut profile);
+    let frames = name_frames(recorded, symbolizer, &mut profile);
 
     // a parent stands before its children
-    let mut stacks: Vec<Option<StackId>> = Vec::with_capacity(drain.stacks.nodes().len());
-    for &(parent, frame) in drain.stacks.nodes() {
+    let mut stacks: Vec<Option<StackId>> = Vec::with_capacity(recorded.stacks.nodes().len());
+    for &(parent, frame) in recorded.stacks.nodes() {
         let mut stack = parent.and_then(|RawStackId(id)| stacks[id as usize]);
         for &frame in &frames[frame as usize] {
             stack = Some(profile.child(stack, frame));
@@ -29,9 +31,9 @@ pub fn resolve(drain: &Drain, symbolizer: &mut Symbolizer, recording: &Recording
         stacks.push(stack);
     }
     let period = recording.period();
-    for (RawStackId(stack), thread, count) in drain.stacks.counts() {
+    for (RawStackId(stack), thread, count) in recorded.stacks.counts() {
         let name = text(&thread.comm);
-        let process = thread.process.and_then(|id| drain.processes.infos().get(id.0 as usize));
+        let process = thread.process.and_then(|id| recorded.process(id));
         let comm = process.map_or(name.as_str(), |process| &process.comm);
         let labels = profile.labels(&[
             ("comm", LabelValue::from(comm)),
@@ -40,14 +42,18 @@ pub fn resolve(drain: &Drain, symbolizer: &mut Symbolizer, recording: &Recording
             ("tid", LabelValue::from(thread.tid)),
         ]);
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        profile.add(stacks[stack as usize], labels, &[count, count.saturating_mul(period)]);
+        profile.add(
+            stacks[stack as usize],
+            labels,
+            &[count, count.saturating_mul(period)],
+        );
     }
     recording.describe(&mut profile);
     profile
 }
 
-fn name_frames(drain: &Drain, symbolizer: &mut Symbolizer, profile: &mut Profile) -> Vec<Frames> {
-    let raw = drain.stacks.frames();
+fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut Profile) -> Vec<Frames> {
+    let raw = recorded.stacks.frames();
     let mut named: Vec<Frames> = vec![Vec::new(); raw.len()];
     let mut kernel = Vec::new();
     let mut files: BTreeMap<ExecutableId, Vec<(usize, u64)>> = BTreeMap::new();
@@ -55,9 +61,11 @@ fn name_frames(drain: &Drain, symbolizer: &mut Symbolizer, profile: &mut Profile
     for (index, frame) in raw.iter().enumerate() {
         match frame {
             RawFrame::Kernel(addr) => kernel.push((index, *addr)),
-            RawFrame::File { executable, vaddr } => files.entry(*executable).or_default().push((index, *vaddr)),
+            RawFrame::File { executable, vaddr } => {
+                files.entry(*executable).or_default().push((index, *vaddr))
+            }
             RawFrame::Memory { process, addr, .. } => {
-                if let Some(process) = drain.processes.infos().get(process.0 as usize) {
+                if let Some(process) = recorded.process(*process) {
                     generated.entry(process.pid).or_default().push((index, *addr));
                 }
             }
@@ -67,7 +75,9 @@ fn name_frames(drain: &Drain, symbolizer: &mut Symbolizer, profile: &mut Profile
     }
     name_kernel(&kernel, symbolizer, profile, &mut named);
     for (id, places) in files {
-        name_file(drain.executables.file(id), &places, symbolizer, profile, &mut named);
+        if let Some(file) = recorded.file(id) {
+            name_file(file, &places, symbolizer, profile, &mut named);
+        }
     }
     for (pid, places) in generated {
         let addrs: Vec<u64> = places.iter().map(|&(_, addr)| addr).collect();
@@ -84,7 +94,12 @@ fn name_frames(drain: &Drain, symbolizer: &mut Symbolizer, profile: &mut Profile
     named
 }
 
-fn name_kernel(places: &[(usize, u64)], symbolizer: &mut Symbolizer, profile: &mut Profile, named: &mut [Frames]) {
+fn name_kernel(
+    places: &[(usize, u64)],
+    symbolizer: &mut Symbolizer,
+    profile: &mut Profile,
+    named: &mut [Frames],
+) {
     if places.is_empty() {
         return;
     }
@@ -92,8 +107,15 @@ fn name_kernel(places: &[(usize, u64)], symbolizer: &mut Symbolizer, profile: &m
     for (&(index, _), symbol) in places.iter().zip(symbolizer.kernel(&addrs)) {
         let frame = match symbol {
             Some(symbol) => {
-                let module = symbol.module.as_ref().map(|name| profile.module(Module::new(format!("[{name}]"))));
-                Frame { kind: FrameKind::Kernel, module, ..native(&symbol, None) }
+                let module = symbol
+                    .module
+                    .as_ref()
+                    .map(|name| profile.module(Module::new(format!("[{name}]"))));
+                Frame {
+                    kind: FrameKind::Kernel,
+                    module,
+                    ..native(&symbol, None)
+                }
             }
             None => Frame::named(FrameKind::Kernel, "[kernel]"),
         };
@@ -119,7 +141,10 @@ fn name_file(
     for (&(index, vaddr), symbols) in places.iter().zip(symbols) {
         named[index] = if symbols.is_empty() {
             let functions = functions.get_or_insert_with(|| unwind_functions(file));
-            let start = functions.as_ref().and_then(|table| table.function_at(vaddr)).map(|range| range.start);
+            let start = functions
+                .as_ref()
+                .and_then(|table| table.function_at(vaddr))
+                .map(|range| range.start);
             let frame = Frame {
                 module: Some(module),
                 offset: Some(start.unwrap_or(vaddr)),
@@ -127,7 +152,10 @@ fn name_file(
             };
             vec![profile.frame(frame)]
         } else {
-            symbols.iter().map(|symbol| profile.frame(native(symbol, Some(module)))).collect()
+            symbols
+                .iter()
+                .map(|symbol| profile.frame(native(symbol, Some(module))))
+                .collect()
         };
     }
 }
@@ -156,7 +184,11 @@ fn unnamed_memory(name: &str, offset: u64, profile: &mut Profile) -> Frame {
         return Frame::named(FrameKind::Native, name);
     }
     let module = profile.module(Module::new(name));
-    Frame { module: Some(module), offset: Some(offset), ..Frame::unknown(FrameKind::Native) }
+    Frame {
+        module: Some(module),
+        offset: Some(offset),
+        ..Frame::unknown(FrameKind::Native)
+    }
 }
 
 fn text(comm: &[u8; 16]) -> String {
