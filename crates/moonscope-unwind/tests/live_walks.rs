@@ -62,8 +62,8 @@ fn kernel_walk(files: &Files, process: &Process, snapshot: &Snapshot) -> Walk {
 }
 
 /// Walks a snapshot both ways and requires that they agree, or that the kernel's walk stops early because the
-/// row format cannot say where a register was saved; returns the walk of user space.
-fn both_ways(files: &mut Files, snapshot: &Snapshot) -> (Process, Walk) {
+/// row format cannot say where a register was saved; returns the walk of user space, and whether it was so.
+fn both_ways(files: &mut Files, snapshot: &Snapshot) -> (Process, Walk, bool) {
     let process = files.resolve(snapshot);
     let stack = snapshot.stack_copy();
     let user = walk(&process, snapshot.registers, &stack, DEPTH);
@@ -75,7 +75,7 @@ fn both_ways(files: &mut Files, snapshot: &Snapshot) -> (Process, Walk) {
         describe(&process, &user),
         describe(&process, &kernel)
     );
-    (process, user)
+    (process, user, lost)
 }
 
 /// Return addresses as gdb sees them; `None` for the frame of a signal trampoline.
@@ -141,17 +141,19 @@ fn agrees_with_gdb(target: &Target, tid: i32, process: &Process, walk: &Walk) {
     assert!(same, "gdb: {expected:x?}\nours: {}", describe(process, walk));
 }
 
-/// Stops `target` again and again; every stack must be complete, with at most `excused` exceptions.
-fn follow(target: &Target, threads: &[i32], excused: usize) {
+/// Stops `target` again and again; every stack must be complete, with at most `excused` exceptions. Returns
+/// how often the kernel's walker lost a register.
+fn follow(target: &Target, threads: &[i32], excused: usize) -> usize {
     let mut files = Files::default();
     let mut incomplete = Vec::new();
-    let mut deepest = 0;
+    let (mut deepest, mut losses) = (0, 0);
     for round in 0..STOPS {
         let tid = threads[round % threads.len()];
         pause(round);
         let Ok(snapshot) = target.stop(tid) else { break };
-        let (process, walk) = both_ways(&mut files, &snapshot);
+        let (process, walk, lost) = both_ways(&mut files, &snapshot);
         deepest = deepest.max(walk.frames.len());
+        losses += usize::from(lost);
         if !walk.end.is_complete() {
             incomplete.push(describe(&process, &walk));
         } else if round < GDB_STOPS {
@@ -166,14 +168,15 @@ fn follow(target: &Target, threads: &[i32], excused: usize) {
         incomplete.len(),
         incomplete.join("\n")
     );
+    losses
 }
 
-fn follow_c_program(source: &str, flags: &[&str]) {
+fn follow_c_program(source: &str, flags: &[&str]) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let source = format!("{}{source}", programs::SHAPES);
     let binary = compile(dir.path(), &source, flags);
     let target = Target::start(&binary, &[], true);
-    follow(&target, &[target.pid()], 0);
+    follow(&target, &[target.pid()], 0)
 }
 
 #[test]
@@ -218,14 +221,17 @@ fn with_debug_frame_only() {
     follow_c_program(programs::MAIN, &flags);
 }
 
-/// gcc saves the registers of a function that realigns its stack relative to the realigned rbp.
+/// gcc saves the registers of a function that realigns its stack relative to the realigned rbp, and with these
+/// flags the CFA of nearly every caller is found by its own rbp.
 #[test]
 fn with_realigned_stacks() {
-    follow_c_program(programs::MAIN, &["-O2", "-mavx2", "-mstackrealign"]);
-    follow_c_program(
-        programs::MAIN,
-        &["-O0", "-mavx2", "-mstackrealign", "-fno-omit-frame-pointer"],
-    );
+    let lost = follow_c_program(programs::MAIN, &["-O2", "-mavx2", "-mstackrealign"])
+        + follow_c_program(
+            programs::MAIN,
+            &["-O0", "-mavx2", "-mstackrealign", "-fno-omit-frame-pointer"],
+        );
+    // only between the first instructions of such a function is a register where no rule can say
+    assert!(lost <= 2, "{lost} of {} stacks", 2 * STOPS);
 }
 
 #[test]
@@ -342,11 +348,11 @@ fn a_cut_stack_copy_ends_the_walk_as_unreadable() {
     let mut files = Files::default();
     pause(3);
     let mut snapshot = target.stop(target.pid()).unwrap();
-    let (_, whole) = both_ways(&mut files, &snapshot);
+    let (_, whole, _) = both_ways(&mut files, &snapshot);
     assert_eq!(whole.end, WalkEnd::Root);
     let mut lengths = Vec::new();
     while !snapshot.stack.is_empty() {
-        let (_, cut) = both_ways(&mut files, &snapshot);
+        let (_, cut, _) = both_ways(&mut files, &snapshot);
         assert_eq!(cut.frames, whole.frames[..cut.frames.len()]);
         assert!(cut == whole || cut.end == WalkEnd::Unreadable);
         lengths.push(cut.frames.len());

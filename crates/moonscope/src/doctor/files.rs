@@ -72,3 +72,66 @@ pub(super) fn of_program(what: &str, program: &Path) -> TargetReport {
     }
     report
 }
+
+impl TargetReport {
+    fn add_process(&mut self, pid: Pid, known: &mut Known) -> Result<(), ProcessError> {
+        let mut generated = GeneratedCode {
+            pid,
+            kib: 0,
+            areas: 0,
+            perf_map: false,
+        };
+        // A file may be mapped executable in several pieces.
+        let mut seen = HashSet::new();
+        for mapping in read_maps(pid)?.into_iter().filter(|mapping| mapping.executable) {
+            match mapping.name {
+                MappingName::File { .. } | MappingName::Vdso => {
+                    match Executable::open(pid, &mapping) {
+                        Ok(executable) => self.add_file(&executable, &mut seen, known),
+                        Err(err) if err.is_gone() => return Err(err),
+                        Err(err) => drop(known.problems.insert(err.to_string())),
+                    };
+                }
+                MappingName::Vsyscall => {}
+                _ => {
+                    generated.kib += mapping.len() >> 10;
+                    generated.areas += 1;
+                }
+            }
+        }
+        if generated.areas > 0 {
+            let inside = moonscope_process::Process::find(pid)?.pid_inside();
+            generated.perf_map = open_in_root(pid, Path::new(&format!("/tmp/perf-{inside}.map"))).is_ok();
+            self.generated.push(generated);
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, executable: &Executable, seen: &mut HashSet<usize>, known: &mut Known) {
+        let at = match known.by_key.get(executable.key()) {
+            Some(&at) => at,
+            None if self.files.len() >= MAX_FILES => {
+                known
+                    .problems
+                    .insert(format!("more than {MAX_FILES} files: the others were left out"));
+                return;
+            }
+            None => match file::examine(executable) {
+                Ok(file) => {
+                    self.files.push(file);
+                    known
+                        .by_key
+                        .insert(executable.key().clone(), self.files.len() - 1);
+                    self.files.len() - 1
+                }
+                Err(err) => {
+                    known.problems.insert(err.to_string());
+                    return;
+                }
+            },
+        };
+        if seen.insert(at) {
+            self.files[at].processes += 1;
+        }
+    }
+}
