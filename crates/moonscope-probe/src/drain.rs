@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use moonscope_process::Pid;
-use moonscope_unwind::{WalkEnd, WalkFrame, abi};
+use moonscope_unwind::{WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
 use crate::executables::Executables;
+use crate::frames::{cut_of, locate, moved, user_frames};
+use crate::generation::Generation;
 use crate::limits::REMEMBERED_STACKS;
 use crate::mmap_watch::MmapWatch;
-use crate::processes::{Generation, Processes, monotonic_now};
-use crate::sample::{RawSample, Record, comm_bytes};
+use crate::processes::{Processes, monotonic_now};
+use crate::sample::{KeptRecord, RawSample, Record, comm_bytes, comm_text};
 use crate::stacks::{RawFrame, RawStackId, RawStacks, Thread};
 use crate::tables::TableStore;
 use crate::user_walk::walk_copy;
@@ -82,8 +84,8 @@ pub struct Drain {
     max_depth: u32,
     /// Up to when it is known what was mapped: later records wait in `later`.
     horizon: u64,
-    later: Vec<Vec<u64>>,
-    waiting: Vec<Vec<u64>>,
+    later: Vec<KeptRecord>,
+    waiting: Vec<KeptRecord>,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
     key: Vec<u64>,
 }
@@ -131,17 +133,17 @@ impl Drain {
         for (at, pid, mapping) in self.watch.read() {
             self.processes.note_mapping(pid, at, &mapping);
         }
-        for words in std::mem::take(&mut self.later) {
-            self.take(bytes_of(&words));
+        for record in std::mem::take(&mut self.later) {
+            self.take(record.bytes());
         }
     }
 
     /// Takes one record.
     pub fn take(&mut self, bytes: &[u8]) {
         match Record::parse(bytes) {
-            Some(record) if record.time() > self.horizon => self.later.push(words_of(bytes)),
+            Some(record) if record.time() > self.horizon => self.later.push(KeptRecord::new(bytes)),
             Some(Record::Sample(sample)) if self.needs_mappings(&sample) => {
-                self.waiting.push(words_of(bytes))
+                self.waiting.push(KeptRecord::new(bytes))
             }
             Some(Record::Sample(sample)) => self.count(&sample),
             Some(Record::Event(event)) => self.notice(&event),
@@ -171,10 +173,8 @@ impl Drain {
         self.executables.collect_tables(&mut self.tables);
         let waiting = std::mem::take(&mut self.waiting);
         let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
-        for words in &waiting {
-            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else {
-                continue;
-            };
+        for record in &waiting {
+            let Some(sample) = record.sample() else { continue };
             let pid = sample.head.pid;
             let failed = *scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
             self.count_late(&sample, failed);
@@ -197,12 +197,8 @@ impl Drain {
     fn use_what_was_seen(&mut self, sample: &RawSample<'_>) -> bool {
         let pid = sample.head.pid;
         let seen = self.watch.seen(pid).unwrap_or_default();
-        self.processes.add_seen(
-            pid,
-            &comm_text(&comm_bytes(&sample.head.comm)),
-            &seen,
-            &mut self.executables,
-        )
+        self.processes
+            .add_seen(pid, &comm_text(sample), &seen, &mut self.executables)
     }
 
     fn notice(&mut self, event: &abi::ms_event) {
@@ -232,15 +228,13 @@ impl Drain {
 
     /// The program that `pid` ran is gone. What waits of it gets what is known.
     fn forget(&mut self, pid: Pid, gone: Gone) {
-        let (ours, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(|words| {
-            matches!(Record::parse(bytes_of(words)), Some(Record::Sample(sample)) if sample.head.pid == pid)
-        });
+        let (ours, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|record| record.sample().is_some_and(|sample| sample.head.pid == pid));
         self.waiting = others;
         let mut failed = None;
-        for words in &ours {
-            let Some(Record::Sample(sample)) = Record::parse(bytes_of(words)) else {
-                continue;
-            };
+        for record in &ours {
+            let Some(sample) = record.sample() else { continue };
             // what was seen to be mapped before an exec is forgotten: it belongs to the next program
             let failed = *failed.get_or_insert_with(|| {
                 let known = gone == Gone::Ended && self.use_what_was_seen(&sample);
@@ -390,81 +384,8 @@ impl Drain {
                 process: generation.map(|generation| generation.process),
                 pid: head.pid,
                 tid: head.tid,
-                comm: comm_bytes(&head.comm),
+                comm: comm_bytes(sample),
             },
         );
     }
-}
-
-fn cut_of(end: WalkEnd) -> Option<&'static str> {
-    (!end.is_complete()).then(|| end.phrase())
-}
-
-fn user_frames(frames: &[u64]) -> Vec<WalkFrame> {
-    frames
-        .iter()
-        .map(|frame| WalkFrame {
-            addr: frame & abi::MS_FRAME_ADDR_MASK,
-            exact: frame & abi::MS_FRAME_EXACT != 0,
-            fp: frame & abi::MS_FRAME_FP != 0,
-        })
-        .collect()
-}
-
-/// The address to look up: a return address may be the first byte of the next function.
-fn lookup_addr(frame: &WalkFrame) -> u64 {
-    if frame.exact {
-        frame.addr
-    } else {
-        frame.addr.wrapping_sub(1)
-    }
-}
-
-/// Is something else mapped at this frame now than when it was walked? What is mapped no longer was
-/// there then.
-fn moved(frame: &WalkFrame, used: &Generation, newest: &Generation) -> bool {
-    let addr = lookup_addr(frame);
-    match (used.find(addr), newest.find(addr)) {
-        (Some(then), Some(now)) => (then.executable, then.bias) != (now.executable, now.bias),
-        _ => false,
-    }
-}
-
-fn locate(frame: &WalkFrame, generation: Option<&Generation>) -> RawFrame {
-    let addr = lookup_addr(frame);
-    let Some((generation, mapping)) =
-        generation.and_then(|generation| Some((generation, generation.find(addr)?)))
-    else {
-        return RawFrame::Unknown;
-    };
-    let offset = addr.wrapping_sub(mapping.bias);
-    match mapping.executable {
-        Some(executable) => RawFrame::File {
-            executable,
-            vaddr: offset,
-        },
-        None => RawFrame::Memory {
-            process: generation.process,
-            name: Arc::clone(&mapping.name),
-            addr,
-            offset,
-        },
-    }
-}
-
-fn comm_text(comm: &[u8]) -> String {
-    let len = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..len]).into_owned()
-}
-
-fn words_of(bytes: &[u8]) -> Vec<u64> {
-    bytes
-        .chunks_exact(8)
-        .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()))
-        .collect()
-}
-
-fn bytes_of(words: &[u64]) -> &[u8] {
-    // SAFETY: the memory of words may be looked at as bytes.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }

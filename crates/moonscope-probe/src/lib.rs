@@ -9,6 +9,8 @@ mod clock;
 mod drain;
 mod error;
 mod executables;
+mod frames;
+mod generation;
 mod limits;
 mod mmap_watch;
 mod object;
@@ -35,6 +37,7 @@ mod skeleton {
 }
 mod slices;
 mod stacks;
+mod statistics;
 mod tables;
 mod user_walk;
 
@@ -42,7 +45,8 @@ pub use clock::{ClockKind, max_rate};
 pub use drain::{Change, Received};
 pub use error::ProbeError;
 pub use executables::{ExecutableId, TableCounts};
-pub use object::{RunTime, WalkLoop};
+pub use object::WalkLoop;
 pub use processes::{ProcessCounts, ProcessId, ProcessInfo};
 pub use session::{Options, Recorded, Scope, Session, Ticks, Totals};
 pub use stacks::{RawFrame, RawStackId, RawStacks, Thread};
+pub use statistics::{RunTime, VerifierCost, verifier_costs};

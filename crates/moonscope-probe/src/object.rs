@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject, PrintLevel, libbpf_sys};
+use libbpf_rs::{Link, OpenObject, PrintLevel};
 use moonscope_unwind::abi;
 
 use crate::clock::possible_cpus;
@@ -53,6 +53,22 @@ pub struct Settings {
     pub always_copy_stack: bool,
     /// Use this loop and no other (tests).
     pub force_loop: Option<WalkLoop>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            scope: abi::MS_SCOPE_ALL,
+            cgroup: (0, 0),
+            follow_forks: true,
+            report_all_execs: false,
+            max_depth: abi::MS_DEFAULT_DEPTH,
+            kernel_stacks: true,
+            user_stacks: true,
+            always_copy_stack: false,
+            force_loop: None,
+        }
+    }
 }
 
 /// The loaded object. Programs are detached and maps freed when it is dropped.
@@ -257,53 +273,5 @@ impl Messages {
                 ref last => last.join("; "),
             }
         })
-    }
-}
-
-/// Time spent in our programs, from the kernel's own statistics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RunTime {
-    /// Nanoseconds in the sampling program.
-    pub nanoseconds: u64,
-    /// How often it ran.
-    pub runs: u64,
-}
-
-impl Object {
-    /// Run-time statistics of the sampling program; zero unless something switched them on
-    /// (`sysctl kernel.bpf_stats_enabled`, or [`StatsSwitch`]).
-    pub fn run_time(&self) -> RunTime {
-        let program = match self.walk_loop {
-            WalkLoop::BpfLoop => &self.skel.progs.cpu_tick_bpf_loop,
-            WalkLoop::PlainLoop => &self.skel.progs.cpu_tick_plain_loop,
-        };
-        let mut info = libbpf_sys::bpf_prog_info::default();
-        let mut len = size_of_val(&info) as u32;
-        let fd = std::os::fd::AsFd::as_fd(program).as_raw_fd();
-        // SAFETY: the call fills at most `len` bytes of `info`.
-        let got =
-            unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, std::ptr::from_mut(&mut info).cast(), &mut len) };
-        if got != 0 {
-            return RunTime::default();
-        }
-        RunTime {
-            nanoseconds: info.run_time_ns,
-            runs: info.run_cnt,
-        }
-    }
-}
-
-/// Keeps the kernel's BPF run-time statistics on for as long as it lives (Linux 5.8).
-pub struct StatsSwitch(
-    #[allow(dead_code, reason = "closing it switches the statistics off")] std::os::fd::OwnedFd,
-);
-
-impl StatsSwitch {
-    /// Switches them on; they cost some 20 to 40 nanoseconds for each run of each BPF program.
-    pub fn on() -> Option<Self> {
-        // SAFETY: no memory is passed; the result is a new file descriptor or negative.
-        let fd = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
-        // SAFETY: as above, nobody else owns it.
-        (fd >= 0).then(|| Self(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) }))
     }
 }

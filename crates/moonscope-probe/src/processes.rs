@@ -5,12 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use moonscope_process::{Mapping, MappingName, Pid, Process, ProcessError, StartTime, read_maps};
+use moonscope_process::{Mapping, Pid, Process, ProcessError, StartTime, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
 use crate::error::ProbeError;
-use crate::executables::{ExecutableId, Executables};
+use crate::executables::Executables;
+use crate::generation::{CodeMapping, Generation, code_mappings, exec_vm, mapping_name};
 use crate::limits::{KEPT_GENERATIONS, Limits};
 use crate::shared_array::SharedArray;
 use crate::slices::Slices;
@@ -28,41 +29,6 @@ pub struct ProcessInfo {
     pub pid: Pid,
     /// Name of its main thread when it was looked at.
     pub comm: Arc<str>,
-}
-
-/// An executable mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodeMapping {
-    /// First address.
-    pub start: u64,
-    /// One past the last address.
-    pub end: u64,
-    /// Address in the process minus address in the file.
-    pub bias: u64,
-    /// The file; `None` for generated code and for what could not be opened.
-    pub executable: Option<ExecutableId>,
-    /// How the kernel names it, where there is no file.
-    pub name: Arc<str>,
-}
-
-/// The executable mappings of a process at one moment, in the order of their addresses.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// Distinguishes it from all others of the session.
-    pub number: u64,
-    /// The process it belongs to.
-    pub process: ProcessId,
-    /// The mappings.
-    pub mappings: Vec<CodeMapping>,
-}
-
-impl Generation {
-    /// The mapping of an address.
-    pub fn find(&self, addr: u64) -> Option<&CodeMapping> {
-        let after = self.mappings.partition_point(|mapping| mapping.start <= addr);
-        let mapping = &self.mappings[after.checked_sub(1)?];
-        (addr < mapping.end).then_some(mapping)
-    }
 }
 
 struct Known {
@@ -324,7 +290,8 @@ impl Processes {
     ) {
         let pid = process.pid;
         let exec_vm = exec_vm(maps);
-        let mappings = self.code_mappings(pid, maps, executables);
+        let (mappings, not_opened) = code_mappings(pid, maps, executables);
+        self.counts.files_not_opened += not_opened;
 
         let old = self
             .known
@@ -432,42 +399,6 @@ impl Processes {
         id
     }
 
-    fn code_mappings(
-        &mut self,
-        pid: Pid,
-        maps: &[Mapping],
-        executables: &mut Executables,
-    ) -> Vec<CodeMapping> {
-        let mut found = Vec::new();
-        for mapping in maps
-            .iter()
-            .filter(|mapping| mapping.executable && mapping.name != MappingName::Vsyscall)
-        {
-            let has_file = matches!(mapping.name, MappingName::File { .. } | MappingName::Vdso);
-            let mut code = CodeMapping {
-                start: mapping.start,
-                end: mapping.end,
-                bias: mapping.start.wrapping_sub(mapping.offset),
-                executable: None,
-                name: mapping_name(mapping),
-            };
-            if has_file && found.len() < abi::MS_MAX_MAPPINGS as usize {
-                match executables.open(pid, mapping) {
-                    Ok(id) => {
-                        if let Some(bias) = executables.file(id).bias(mapping) {
-                            code.bias = bias;
-                            code.executable = Some(id);
-                        }
-                    }
-                    Err(_) => self.counts.files_not_opened += 1,
-                }
-            }
-            found.push(code);
-        }
-        found.truncate(abi::MS_MAX_MAPPINGS as usize);
-        found
-    }
-
     /// Writes the mappings where the kernel side can read them. Empty if there is no room: then each
     /// sample is walked in user space.
     fn write_mappings(
@@ -535,33 +466,4 @@ impl Processes {
 pub fn monotonic_now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
-}
-
-/// `mm->exec_vm` as the kernel counts it: pages that are executable and neither writable nor stack
-/// (`is_exec_mapping`, mm/internal.h). The vsyscall page belongs to no process.
-fn exec_vm(maps: &[Mapping]) -> u64 {
-    let bytes: u64 = maps
-        .iter()
-        .filter(|mapping| mapping.executable && !mapping.writable)
-        .filter(|mapping| !matches!(mapping.name, MappingName::Vsyscall | MappingName::Stack))
-        .map(Mapping::len)
-        .sum();
-    bytes / rustix::param::page_size() as u64
-}
-
-fn mapping_name(mapping: &Mapping) -> Arc<str> {
-    match &mapping.name {
-        MappingName::File { path, .. } => Arc::from(
-            path.file_name()
-                .unwrap_or(path.as_os_str())
-                .to_string_lossy()
-                .as_ref(),
-        ),
-        MappingName::Vdso => Arc::from("[vdso]"),
-        MappingName::Vsyscall => Arc::from("[vsyscall]"),
-        MappingName::Heap => Arc::from("[heap]"),
-        MappingName::Stack => Arc::from("[stack]"),
-        MappingName::Anonymous => Arc::from("[anon]"),
-        MappingName::Other(name) => Arc::from(name.as_str()),
-    }
 }

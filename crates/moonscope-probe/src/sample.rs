@@ -101,9 +101,44 @@ impl<'a> RawSample<'a> {
     }
 }
 
-/// The bytes of a thread's name, up to its NUL.
-pub fn comm_bytes(comm: &[std::ffi::c_char; abi::MS_COMM_LEN as usize]) -> [u8; abi::MS_COMM_LEN as usize] {
-    comm.map(|byte| byte as u8)
+/// The bytes of a thread's name, with NUL bytes at its end.
+pub fn comm_bytes(sample: &RawSample<'_>) -> [u8; abi::MS_COMM_LEN as usize] {
+    sample.head.comm.map(|byte| byte as u8)
+}
+
+/// A thread's name as text.
+pub fn comm_text(sample: &RawSample<'_>) -> String {
+    let comm = comm_bytes(sample);
+    let len = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..len]).into_owned()
+}
+
+/// A record that is kept for later.
+#[derive(Debug)]
+pub struct KeptRecord(Vec<u64>);
+
+impl KeptRecord {
+    /// A copy of a record.
+    pub fn new(bytes: &[u8]) -> Self {
+        let words = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()));
+        Self(words.collect())
+    }
+
+    /// Its bytes, aligned as they were.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the memory of words may be looked at as bytes.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(self.0.as_slice())) }
+    }
+
+    /// The sample, if it is one.
+    pub fn sample(&self) -> Option<RawSample<'_>> {
+        match Record::parse(self.bytes()) {
+            Some(Record::Sample(sample)) => Some(sample),
+            _ => None,
+        }
+    }
 }
 
 /// Copies a C struct of `bpf/abi.h` out of words.

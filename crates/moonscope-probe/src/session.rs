@@ -19,10 +19,11 @@ use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables, TableCounts};
 use crate::limits::Limits;
 use crate::mmap_watch::MmapWatch;
-use crate::object::{Object, RunTime, Settings, StatsSwitch, WalkLoop};
+use crate::object::{Object, Settings, WalkLoop};
 use crate::processes::{ProcessCounts, ProcessId, ProcessInfo, Processes};
 use crate::shared_array::SharedArray;
 use crate::stacks::RawStacks;
+use crate::statistics::{RunTime, StatsSwitch};
 use crate::tables::TableStore;
 
 /// Whose samples are wanted.

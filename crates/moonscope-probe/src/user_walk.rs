@@ -6,7 +6,7 @@ use moonscope_process::{Pid, ProcessMemory, RemoteMemory};
 use moonscope_unwind::{ModuleAt, Modules, Registers, StackCopy, UnwindData, Walk, walk};
 
 use crate::executables::Executables;
-use crate::processes::Generation;
+use crate::generation::Generation;
 
 /// Walks a shipped stack with the mappings of a process.
 pub fn walk_copy(

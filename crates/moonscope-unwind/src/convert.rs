@@ -63,7 +63,7 @@ pub(crate) fn rule(row: &Row, signal: bool, section: &[u8]) -> Result<abi::ms_ru
     }
     let form = cfa(row, section, &mut rule)?;
     let origin = match form {
-        Form::Deref { register, .. } if false && saves_beside(row, register, section) => {
+        Form::Deref { register, .. } if saves_beside(row, register, section) => {
             rule.cfa = abi::MS_CFA_REALIGNED as u8;
             Form::Sum { register, offset: 8 }
         }

@@ -1,11 +1,13 @@
-//! From the registers of one frame to those of its caller, by evaluated DWARF rules.
+//! From the registers of one frame to those of its caller: by evaluated DWARF rules, by Go's function table, or
+//! from the frame that the kernel pushes for a signal.
 
 use gimli::{CfaRule, EvaluationResult, RegisterRule};
 
 use crate::abi;
 use crate::end::WalkEnd;
+use crate::gopclntab::{GoFrame, GoRbp};
 use crate::unwind_data::{FrameRules, UnwindData};
-use crate::walker::{RIP, RSP, Registers, StackCopy};
+use crate::walker::{RBP, RIP, RSP, Registers, StackCopy};
 
 /// Operations of one expression. The longest real ones have about ten.
 const MAX_OPERATIONS: u32 = 256;
@@ -70,6 +72,40 @@ pub(crate) fn by_rules(
         registers: caller,
         signal: rules.signal,
         address_in_register: matches!(rule, RegisterRule::Register(_)),
+    })
+}
+
+/// The caller of a frame of Go code.
+pub(crate) fn by_go_frame(
+    frame: GoFrame,
+    registers: &Registers,
+    stack: &StackCopy<'_>,
+) -> Result<Caller, WalkEnd> {
+    let (above, rbp) = match frame {
+        GoFrame::Root => return Err(WalkEnd::Root),
+        GoFrame::Unsupported => return Err(WalkEnd::Unsupported),
+        GoFrame::Returns { above, rbp } => (above, rbp),
+    };
+    let sp = registers.get(RSP).ok_or(WalkEnd::LostRegister)?;
+    let return_address = sp.wrapping_add(above.into());
+    let mut caller = Registers {
+        valid: 0,
+        ..*registers
+    };
+    caller.set(RIP, Some(stack.word(return_address).ok_or(WalkEnd::Unreadable)?));
+    caller.set(RSP, Some(return_address.wrapping_add(8)));
+    caller.set(
+        RBP,
+        match rbp {
+            GoRbp::Unchanged => registers.get(RBP),
+            GoRbp::BelowReturnAddress => stack.word(return_address.wrapping_sub(8)),
+            GoRbp::Unknown => None,
+        },
+    );
+    Ok(Caller {
+        registers: caller,
+        signal: false,
+        address_in_register: false,
     })
 }
 

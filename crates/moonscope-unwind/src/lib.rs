@@ -18,6 +18,8 @@ mod error;
 mod expression;
 mod frame_pointer;
 mod frame_step;
+mod go_place;
+mod go_rows;
 mod gopclntab;
 mod pieces;
 mod rows;

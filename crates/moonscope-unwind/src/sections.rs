@@ -11,6 +11,7 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, SectionTable};
 use object::{CompressedData, CompressionFormat, Endianness};
 
 use crate::error::UnwindError;
+use crate::go_place::{self, GoPlace};
 
 /// How far apart the first and the last byte of code may lie. The code models in use keep them within 2 GiB;
 /// the page words of a table over 4 GiB take 16 MiB.
@@ -50,7 +51,7 @@ pub(crate) struct Sections<'a> {
     /// Has code made by the Go compiler.
     pub(crate) go: bool,
     /// The function table of a Go program.
-    pub(crate) gopclntab: Option<&'a [u8]>,
+    pub(crate) gopclntab: Option<GoPlace<'a>>,
 }
 
 impl Sections<'_> {
@@ -89,17 +90,15 @@ pub(crate) fn find(data: &[u8]) -> Result<Sections<'_>, UnwindError> {
             exact_end: true,
         })
         .or_else(|| by_header(eh_frame_hdr?, segments, endian, data));
+    let go = table.section_by_name(endian, b".go.buildinfo").is_some();
     Ok(Sections {
         code,
         eh_frame,
         eh_frame_hdr,
         debug_frame: debug_frame(&table, endian, data),
         text: named(&table, endian, data, b".text").map_or(0, |(vaddr, _)| vaddr),
-        go: table.section_by_name(endian, b".go.buildinfo").is_some(),
-        gopclntab: [&b".gopclntab"[..], b".data.rel.ro.gopclntab"]
-            .iter()
-            .find_map(|name| named(&table, endian, data, name))
-            .map(|(_, bytes)| bytes),
+        go,
+        gopclntab: go.then(|| go_place::find(&table, endian, data)).flatten(),
     })
 }
 
@@ -138,7 +137,12 @@ fn code_ranges(
 type Table<'a> = SectionTable<'a, elf::FileHeader64<Endianness>>;
 
 /// Address and content of a section that is in the file and in memory.
-fn named<'a>(table: &Table<'a>, endian: Endianness, data: &'a [u8], name: &[u8]) -> Option<(u64, &'a [u8])> {
+pub(crate) fn named<'a>(
+    table: &Table<'a>,
+    endian: Endianness,
+    data: &'a [u8],
+    name: &[u8],
+) -> Option<(u64, &'a [u8])> {
     let (_, section) = table.section_by_name(endian, name)?;
     // in a file of debug information the section is there without content (SHT_NOBITS)
     let bytes = section

@@ -6,7 +6,7 @@ use crate::abi;
 use crate::convert::{self, Inexpressible};
 use crate::entries::{Entry, Kind, Reader};
 use crate::error::UnwindError;
-use crate::gopclntab::GoTable;
+use crate::go_rows::GoRows;
 use crate::pieces;
 use crate::rows::{MAX_ROWS, RowWriter};
 use crate::rules::{RuleSet, fixed};
@@ -134,7 +134,7 @@ impl Table {
             stats.overlaps += overlaps;
             debug_pieces = pieces::outside(&found, &eh_pieces);
         }
-        let mut go = sections.gopclntab.and_then(GoTable::parse);
+        let mut go = sections.gopclntab.as_ref().and_then(GoRows::new);
         let mut go_pieces = Vec::new();
         if let Some(table) = &go {
             let (found, _) = pieces::disjoint(table.entries(code));

@@ -2,6 +2,7 @@
 //!
 //! This is DWARF as it stands in the file: rows are evaluated by gimli at each look-up. The table of
 //! `.eh_frame_hdr` serves as the index where there is one; otherwise an index is made at the first need.
+//! Where DWARF is silent, the function table of a Go program speaks.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,6 +11,8 @@ use std::sync::OnceLock;
 use gimli::{EndianSlice, LittleEndian, UnwindContext, UnwindSection, UnwindTableRow};
 
 use crate::error::UnwindError;
+use crate::go_place::GoPlace;
+use crate::gopclntab::{GoFrame, GoTable};
 use crate::sections::{self, Code};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -26,6 +29,8 @@ pub struct UnwindData {
     eh_frame: Option<Range<usize>>,
     eh_frame_hdr: Option<Range<usize>>,
     debug_frame: Option<Box<[u8]>>,
+    /// Go's function table, and where the code starts that it counts from.
+    gopclntab: Option<(Range<usize>, u64)>,
     eh_index: OnceLock<Vec<Indexed>>,
     debug_index: OnceLock<Vec<Indexed>>,
 }
@@ -70,6 +75,7 @@ impl UnwindData {
         let eh_frame = found.eh_frame.as_ref().map(|section| place(&section.data));
         let eh_frame_hdr = found.eh_frame_hdr.map(|(_, bytes)| place(bytes));
         let debug_frame = found.debug_frame.map(|section| section.data.into());
+        let gopclntab = found.gopclntab.map(|go| (place(go.table), go.text));
         let code = found.code;
         Ok(UnwindData {
             file: Box::new(file),
@@ -78,6 +84,7 @@ impl UnwindData {
             eh_frame,
             eh_frame_hdr,
             debug_frame,
+            gopclntab,
             eh_index: OnceLock::new(),
             debug_index: OnceLock::new(),
         })
@@ -123,6 +130,17 @@ impl UnwindData {
             Some(fde) => rules_of(&fde, &section, bytes, &self.bases, context, vaddr).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The frame of Go code at a file virtual address that [`UnwindData::rules_at`] knows nothing of.
+    pub(crate) fn go_frame_at(&self, vaddr: u64) -> Option<GoFrame> {
+        let (range, text) = self.gopclntab.clone()?;
+        let place = GoPlace {
+            table: self.file().get(range)?,
+            text,
+        };
+        self.code_at(vaddr, 1)?;
+        GoTable::parse(&place)?.frame_at(vaddr)
     }
 
     fn eh_frame_fde<'a>(

@@ -1,4 +1,4 @@
-//! Walks a stack in user space, on a copy of it, straight from DWARF.
+//! Walks a stack in user space, on a copy of it, straight from DWARF (and from the function table of Go).
 //!
 //! It knows nothing of rows and rules, so that it can judge the walker that does (`bpf/walk.h`), and it follows
 //! what rules cannot express. Conventions are those of `enum ms_end` in `bpf/abi.h`. Semantics: DWARF 5,
@@ -209,7 +209,13 @@ impl<M: Modules> Walker<'_, M> {
                 let caller = frame_step::by_rules(&rules, &self.registers, self.stack)?;
                 self.accept(caller)
             }
-            Ok(None) => self.by_frame_pointer(),
+            Ok(None) => match data.go_frame_at(lookup.wrapping_sub(bias)) {
+                Some(frame) => {
+                    let caller = frame_step::by_go_frame(frame, &self.registers, self.stack)?;
+                    self.accept(caller)
+                }
+                None => self.by_frame_pointer(),
+            },
             Err(_) => Err(WalkEnd::Unsupported),
         }
     }

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use moonscope_unwind::walk_host::{Maps, host_walk};
 use moonscope_unwind::{
-    ModuleAt, Modules, Registers, RuleSet, StackCopy, Table, UnwindData, WalkEnd, WalkFrame, abi, walk,
+    ModuleAt, Modules, Registers, RuleSet, StackCopy, Table, UnwindData, Walk, WalkEnd, WalkFrame, abi, walk,
 };
 
 const LIBC: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
@@ -173,4 +174,69 @@ fn a_walk_stops_at_the_depth_limit() {
     let words = vec![function + 1; 100];
     let (frames, end) = walk_words(&libc, registers(function, &[]), &words);
     assert_eq!((frames.len(), end), (10, WalkEnd::Depth));
+}
+
+/// Two pages of code with one rule each, walked as the kernel does.
+fn host_walk_by(rules: [abi::ms_rule; 2], registers: &Registers, words: &[u64]) -> Walk {
+    let mut set = RuleSet::new();
+    let mut maps = Maps::default();
+    for (n, rule) in rules.into_iter().enumerate() {
+        let base = (n as u64 + 1) * u64::from(abi::MS_PAGE_SIZE);
+        let pages = maps.words.len() as u32;
+        maps.words.extend([0, 1, u32::from(set.intern(rule))]);
+        maps.tables.push(abi::ms_table {
+            base,
+            nr_pages: 1,
+            pages,
+            rows: pages + 2,
+            nr_rows: 1,
+            state: abi::MS_TABLE_ROWS,
+            unused: 0,
+        });
+        maps.mappings.push(abi::ms_mapping {
+            start: base,
+            end: base + u64::from(abi::MS_PAGE_SIZE),
+            bias: 0,
+            table: n as u32,
+            kind: abi::MS_MAPPING_FILE,
+        });
+    }
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    host_walk(&maps, &set, registers, 10, |address, into| {
+        let at = address.checked_sub(SP).map(|at| at as usize);
+        let Some(from) = at.and_then(|at| bytes.get(at..at + into.len())) else {
+            return false;
+        };
+        into.copy_from_slice(from);
+        true
+    })
+}
+
+#[test]
+fn registers_far_below_a_realigned_frame_pointer_are_found_from_there() {
+    let frame_pointer = SP + 8 * 24;
+    let mut words = [0; 40];
+    words[24 - 2] = SP + 8 * 36; // the CFA, at rbp - 16
+    words[24 - 19] = SP + 8 * 30; // rbx, too far below for the window
+    words[35] = 0x804; // return addresses, below the CFA of each frame
+    words[38] = 0;
+    let realigned = abi::ms_rule {
+        cfa: abi::MS_CFA_REALIGNED as u8,
+        reg: abi::MS_REG_RBP as u8,
+        off: -16,
+        window: 1,
+        saved: [20, 1, 0, 0, 0, 0],
+        ..Default::default()
+    };
+    let by_rbx = abi::ms_rule {
+        cfa: abi::MS_CFA_REG as u8,
+        reg: abi::MS_REG_RBX as u8,
+        off: 8 * 9,
+        window: 1,
+        ..Default::default()
+    };
+    let registers = registers(0x404, &[(abi::MS_REG_RBP, frame_pointer)]);
+    let walk = host_walk_by([realigned, by_rbx], &registers, &words);
+    let addresses: Vec<u64> = walk.frames.iter().map(|frame| frame.addr).collect();
+    assert_eq!((addresses, walk.end), (vec![0x404, 0x804], WalkEnd::RootZero));
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
+use std::process::Command;
 
 use gimli::{EhFrame, EndianSlice, LittleEndian, UnwindContext, UnwindSection};
 use moonscope_unwind::{RuleSet, Table, abi};
@@ -222,6 +223,42 @@ fn every_byte_of_this_program() {
         differences.unsupported <= 8 && differences.lost <= 8,
         "{differences:?}"
     );
+}
+
+/// A variable that needs more alignment than a call gives, more registers than a call may use up, and a frame
+/// size known only at run time.
+const REALIGNED: &str = "
+    long more(char *, long);
+    long f(long a, long b, long c, long d, long e, long f)
+    {
+        _Alignas(64) volatile long wide[8] = { a, b };
+        char *p = __builtin_alloca(16 + a);
+        return more(p, a) + more(p, b) * c + d * e + f * wide[a % 8] + more(p, c ^ d);
+    }
+";
+
+#[test]
+fn every_byte_of_a_realigned_function() {
+    let dir = tempfile::tempdir().unwrap();
+    let (source, library) = (dir.path().join("f.c"), dir.path().join("f.so"));
+    std::fs::write(&source, REALIGNED).unwrap();
+    let status = Command::new("gcc")
+        .args(["-O2", "-mavx2", "-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    // registers are lost in the prologue only, where the CFA is in a register and they are saved beside another
+    let differences = eh_frame_differences(library.to_str().unwrap()).unwrap();
+    assert_eq!(differences.unsupported, 0);
+    assert!(differences.lost <= 8, "{differences:?}");
+    let mut rules = RuleSet::new();
+    let data = std::fs::read(&library).unwrap();
+    Table::build(&data, &mut rules).unwrap();
+    let all_registers = |rule: &abi::ms_rule| {
+        u32::from(rule.cfa) == abi::MS_CFA_REALIGNED && rule.saved.iter().all(|&slot| slot > 0)
+    };
+    assert!(rules.as_slice().iter().any(all_registers), "{rules:?}");
 }
 
 #[test]

@@ -50,7 +50,10 @@ impl Failure {
     /// Adds what the user can do about it.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl fmt::Display) -> Self {
-        self.remedy = Some(remedy.to_string());
+        self.remedy = Some(match self.remedy {
+            Some(before) => format!("{before}\n{remedy}"),
+            None => remedy.to_string(),
+        });
         self
     }
 

@@ -4,6 +4,7 @@ mod command;
 mod duration;
 mod progress;
 mod report;
+mod rescue;
 mod resolve;
 mod stop;
 
@@ -193,7 +194,10 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     if profile.is_empty() {
         return Err(recording.no_samples());
     }
-    let written = outputs.write_all(&profile)?;
+    let written = match outputs.write_all(&profile) {
+        Ok(written) => written,
+        Err(failure) => return Err(rescue::save(&profile, failure)),
+    };
     Ok(recording.finish(&profile, &symbolizer, &written))
 }
 

@@ -1,4 +1,4 @@
-//! C programs with stacks worth walking. Each prints "ready" and then runs until it is killed.
+//! Programs with stacks worth walking. Each prints "ready" and then runs until it is killed.
 
 /// Calls nested through functions of many shapes, for ever.
 pub const SHAPES: &str = r#"
@@ -82,6 +82,26 @@ int main(void)
 	puts("ready");
 	fflush(stdout);
 	work();
+}
+"#;
+
+/// Every frame between `main` and the leaf realigns its stack, in functions that keep all their registers busy.
+pub const REALIGNED: &str = r#"
+NOINLINE uint64_t aligned(uint64_t depth, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
+{
+	_Alignas(64) volatile uint64_t wide[8] = { a, b };
+	char *p = alloca(16 + a % 512);
+	memset(p, (int)b, 16);
+	uint64_t r = depth ? aligned(depth - 1, a + 1, b ^ c, c * 3, d + a, e - b, f) : sorted() + leaf(a);
+	return leaf(r) + wide[depth % 8] + a * b + c * d + e * f + p[3];
+}
+
+int main(void)
+{
+	puts("ready");
+	fflush(stdout);
+	for (;;)
+		sink += aligned(12, 1, 2, 3, 4, 5, 6);
 }
 "#;
 
@@ -196,5 +216,41 @@ int main()
 	volatile long sink = 0;
 	for (int i = 0;; i++)
 		sink = sink + tree->visit(i);
+}
+"#;
+
+/// Sorts and formats below a recursion, with the garbage collector in other threads.
+pub const GO: &str = r#"package main
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+)
+
+type node struct {
+	next *node
+	n    int
+}
+
+//go:noinline
+func depth(n int, words []string) int {
+	if n > 0 {
+		return depth(n-1, words) + len(words[n%len(words)])
+	}
+	sort.Slice(words, func(i, j int) bool { return strings.Repeat(words[i], 3) < strings.Repeat(words[j], 3) })
+	return len(fmt.Sprint(words, n))
+}
+
+func main() {
+	fmt.Println("ready")
+	total := 0
+	for i := 0; ; i++ {
+		words := make([]string, 200)
+		for k := range words {
+			words[k] = fmt.Sprint(i * k * 7919 % 1000)
+		}
+		total += depth(12, words)
+	}
 }
 "#;

@@ -1,0 +1,67 @@
+//! From the frames of a walk to frames that outlive the process.
+
+use std::sync::Arc;
+
+use moonscope_unwind::{WalkEnd, WalkFrame, abi};
+
+use crate::generation::Generation;
+use crate::stacks::RawFrame;
+
+/// Why a walk that ended so is not complete; `None` if it is.
+pub fn cut_of(end: WalkEnd) -> Option<&'static str> {
+    (!end.is_complete()).then(|| end.phrase())
+}
+
+/// What the kernel side shipped (`MS_FRAME_*`), taken apart.
+pub fn user_frames(frames: &[u64]) -> Vec<WalkFrame> {
+    frames
+        .iter()
+        .map(|frame| WalkFrame {
+            addr: frame & abi::MS_FRAME_ADDR_MASK,
+            exact: frame & abi::MS_FRAME_EXACT != 0,
+            fp: frame & abi::MS_FRAME_FP != 0,
+        })
+        .collect()
+}
+
+/// The address to look up: a return address may be the first byte of the next function.
+fn lookup_addr(frame: &WalkFrame) -> u64 {
+    if frame.exact {
+        frame.addr
+    } else {
+        frame.addr.wrapping_sub(1)
+    }
+}
+
+/// Is something else mapped at this frame now than when it was walked? What is mapped no longer was
+/// there then.
+pub fn moved(frame: &WalkFrame, used: &Generation, newest: &Generation) -> bool {
+    let addr = lookup_addr(frame);
+    match (used.find(addr), newest.find(addr)) {
+        (Some(then), Some(now)) => (then.executable, then.bias) != (now.executable, now.bias),
+        _ => false,
+    }
+}
+
+/// Where a frame is, apart from the process.
+pub fn locate(frame: &WalkFrame, generation: Option<&Generation>) -> RawFrame {
+    let addr = lookup_addr(frame);
+    let Some((generation, mapping)) =
+        generation.and_then(|generation| Some((generation, generation.find(addr)?)))
+    else {
+        return RawFrame::Unknown;
+    };
+    let offset = addr.wrapping_sub(mapping.bias);
+    match mapping.executable {
+        Some(executable) => RawFrame::File {
+            executable,
+            vaddr: offset,
+        },
+        None => RawFrame::Memory {
+            process: generation.process,
+            name: Arc::clone(&mapping.name),
+            addr,
+            offset,
+        },
+    }
+}

@@ -1,0 +1,108 @@
+//! The executable mappings of a process at one moment.
+
+use std::sync::Arc;
+
+use moonscope_process::{Mapping, MappingName, Pid};
+use moonscope_unwind::abi;
+
+use crate::executables::{ExecutableId, Executables};
+use crate::processes::ProcessId;
+
+/// An executable mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodeMapping {
+    /// First address.
+    pub start: u64,
+    /// One past the last address.
+    pub end: u64,
+    /// Address in the process minus address in the file.
+    pub bias: u64,
+    /// The file; `None` for generated code and for what could not be opened.
+    pub executable: Option<ExecutableId>,
+    /// How the kernel names it, where there is no file.
+    pub name: Arc<str>,
+}
+
+/// The executable mappings of a process at one moment, in the order of their addresses.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Distinguishes it from all others of the session.
+    pub number: u64,
+    /// The process it belongs to.
+    pub process: ProcessId,
+    /// The mappings.
+    pub mappings: Vec<CodeMapping>,
+}
+
+impl Generation {
+    /// The mapping of an address.
+    pub fn find(&self, addr: u64) -> Option<&CodeMapping> {
+        let after = self.mappings.partition_point(|mapping| mapping.start <= addr);
+        let mapping = &self.mappings[after.checked_sub(1)?];
+        (addr < mapping.end).then_some(mapping)
+    }
+}
+
+/// The executable ones of a process's mappings, their files opened. The second value counts files that
+/// could not be.
+pub fn code_mappings(pid: Pid, maps: &[Mapping], executables: &mut Executables) -> (Vec<CodeMapping>, u64) {
+    let mut found = Vec::new();
+    let mut not_opened = 0;
+    for mapping in maps
+        .iter()
+        .filter(|mapping| mapping.executable && mapping.name != MappingName::Vsyscall)
+    {
+        let has_file = matches!(mapping.name, MappingName::File { .. } | MappingName::Vdso);
+        let mut code = CodeMapping {
+            start: mapping.start,
+            end: mapping.end,
+            bias: mapping.start.wrapping_sub(mapping.offset),
+            executable: None,
+            name: mapping_name(mapping),
+        };
+        if has_file && found.len() < abi::MS_MAX_MAPPINGS as usize {
+            match executables.open(pid, mapping) {
+                Ok(id) => {
+                    if let Some(bias) = executables.file(id).bias(mapping) {
+                        code.bias = bias;
+                        code.executable = Some(id);
+                    }
+                }
+                Err(_) => not_opened += 1,
+            }
+        }
+        found.push(code);
+    }
+    found.truncate(abi::MS_MAX_MAPPINGS as usize);
+    (found, not_opened)
+}
+
+/// `mm->exec_vm` as the kernel counts it: pages that are executable and neither writable nor stack
+/// (`is_exec_mapping`, mm/internal.h). The vsyscall page belongs to no process.
+pub fn exec_vm(maps: &[Mapping]) -> u64 {
+    let bytes: u64 = maps
+        .iter()
+        .filter(|mapping| mapping.executable && !mapping.writable)
+        .filter(|mapping| !matches!(mapping.name, MappingName::Vsyscall | MappingName::Stack))
+        .map(Mapping::len)
+        .sum();
+    bytes / rustix::param::page_size() as u64
+}
+
+/// What a mapping is called in frames of code without a name.
+pub fn mapping_name(mapping: &Mapping) -> Arc<str> {
+    match &mapping.name {
+        MappingName::File { path, .. } => Arc::from(
+            path.file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+                .as_ref(),
+        ),
+        MappingName::Vdso => Arc::from("[vdso]"),
+        MappingName::Vsyscall => Arc::from("[vsyscall]"),
+        MappingName::Heap => Arc::from("[heap]"),
+        MappingName::Stack => Arc::from("[stack]"),
+        MappingName::Anonymous => Arc::from("[anon]"),
+        MappingName::Other(name) => Arc::from(name.as_str()),
+    }
+}

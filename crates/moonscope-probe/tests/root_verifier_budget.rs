@@ -1,0 +1,49 @@
+//! How much work each program is for the verifier, so that growth is seen before an old kernel refuses it.
+//! The kernel allows one million instructions (BPF_COMPLEXITY_LIMIT_INSNS, include/linux/bpf_verifier.h).
+
+use moonscope_probe::{WalkLoop, verifier_costs};
+
+/// What it took on Linux 6.18, times about two: kernels count differently, and a change that doubles it is
+/// worth a look. `cargo test -p moonscope-probe --test root_verifier_budget -- --nocapture` prints the
+/// numbers of this kernel.
+const BUDGET: [(&str, u32); 5] = [
+    ("cpu_tick_bpf_loop", 20_000),
+    ("cpu_tick_plain_loop", 80_000),
+    ("process_fork", 1_000),
+    ("process_exec", 1_000),
+    ("process_exit", 1_000),
+];
+
+#[test]
+fn root_every_program_stays_within_its_verifier_budget() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(
+            std::env::var_os("MOONSCOPE_NO_SKIP").is_none(),
+            "this test needs root"
+        );
+        eprintln!("SKIPPED: loading BPF programs needs root");
+        return;
+    }
+    println!(
+        "{:<24}{:>12}{:>14}{:>10}",
+        "program", "verified", "instructions", "budget"
+    );
+    for walk_loop in [WalkLoop::BpfLoop, WalkLoop::PlainLoop] {
+        for cost in verifier_costs(walk_loop).unwrap() {
+            let (_, budget) = BUDGET
+                .iter()
+                .find(|(name, _)| *name == cost.program)
+                .expect("a program without budget");
+            println!(
+                "{:<24}{:>12}{:>14}{:>10}",
+                cost.program, cost.verified, cost.instructions, budget
+            );
+            assert!(
+                cost.verified <= *budget,
+                "{}: {} instructions, budget {budget}",
+                cost.program,
+                cost.verified
+            );
+        }
+    }
+}
