@@ -241,7 +241,7 @@ struct ms_event {
 	__u32 kind;
 	__u32 pid;
 	__u32 child;		/* MS_EVENT_FORK */
-	__u32 unused;
+	__u32 wanted;		/* MS_EVENT_EXEC: its samples are */
 	__u64 time;
 };
 
@@ -271,6 +271,7 @@ struct ms_sample {
 	__u32 stack_len;
 	char comm[MS_COMM_LEN];
 	__u64 stack_start;	/* address of the first byte of the stack copy */
+	__u64 exec_vm;		/* mm->exec_vm at the tick */
 };
 
 /* ---- counters --------------------------------------------------------- */

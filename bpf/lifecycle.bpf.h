@@ -8,12 +8,13 @@
 
 #include "scope.h"
 
-static __always_inline void send_event(__u32 kind, __u32 pid, __u32 child)
+static __always_inline void send_event(__u32 kind, __u32 pid, __u32 child, __u32 wanted)
 {
 	struct ms_event event = {
 		.kind = kind,
 		.pid = pid,
 		.child = child,
+		.wanted = wanted,
 		.time = bpf_ktime_get_ns(),
 	};
 
@@ -40,7 +41,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
 	else if (!bpf_map_lookup_elem(&processes, &pid))
 		return 0;	/* nothing is known that the child could inherit */
-	send_event(MS_EVENT_FORK, pid, child_pid);
+	send_event(MS_EVENT_FORK, pid, child_pid, 1);
 	return 0;
 }
 
@@ -52,8 +53,10 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 	__u32 pid = BPF_CORE_READ(task, tgid);
 	bool known = bpf_map_delete_elem(&processes, &pid) == 0;
 
-	if (known || ms_report_all_execs || current_is_wanted(pid))
-		send_event(MS_EVENT_EXEC, pid, 0);
+	bool wanted = current_is_wanted(pid);
+
+	if (known || wanted || ms_report_all_execs)
+		send_event(MS_EVENT_EXEC, pid, 0, wanted);
 	return 0;
 }
 
@@ -70,7 +73,7 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 	known = bpf_map_delete_elem(&processes, &pid) == 0;
 	known |= bpf_map_delete_elem(&targets, &pid) == 0;
 	if (known)
-		send_event(MS_EVENT_EXIT, pid, 0);
+		send_event(MS_EVENT_EXIT, pid, 0, 0);
 	return 0;
 }
 

@@ -73,7 +73,8 @@ static __always_inline void walk_user(struct scratch *s, struct task_struct *tas
 	s->sample.generation = process->generation;
 	w->first = process->first;
 	w->count = process->count;
-	if (BPF_CORE_READ(task, mm, exec_vm) != process->exec_vm)
+	s->sample.exec_vm = BPF_CORE_READ(task, mm, exec_vm);
+	if (s->sample.exec_vm != process->exec_vm)
 		s->sample.flags |= MS_SAMPLE_MAPS_CHANGED;
 	if (loop == WALK_BPF_LOOP)
 		walk_with_bpf_loop(s);
@@ -122,6 +123,7 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, const struc
 	sample->tid = (__u32)pid_tgid;
 	sample->cpu = bpf_get_smp_processor_id();
 	sample->stack_len = 0;
+	sample->exec_vm = 0;
 	bpf_get_current_comm(sample->comm, sizeof(sample->comm));
 
 	if (is_user_mode(regs)) {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use moonscope_process::Executable;
 use moonscope_unwind::{RuleSet, Table, abi};
@@ -75,13 +76,14 @@ impl Builder {
         Some(built)
     }
 
-    /// The next finished table; waits for it. `None` when nothing is under way.
-    pub fn take(&mut self) -> Option<Built> {
+    /// The next finished table; waits so long for it. `None` too when nothing is under way.
+    pub fn take(&mut self, wait: Duration) -> Option<Built> {
         if self.under_way == 0 {
             return None;
         }
+        let built = self.built.recv_timeout(wait).ok()?;
         self.under_way -= 1;
-        self.built.recv().ok()
+        Some(built)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What becomes of each record: counted at once, or kept until the mappings of its process are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use moonscope_process::Pid;
 use moonscope_unwind::{WalkFrame, abi};
@@ -85,6 +86,8 @@ pub struct Drain {
     /// Up to when it is known what was mapped: later records wait in `later`.
     horizon: u64,
     later: Vec<KeptRecord>,
+    /// Processes whose mappings changed.
+    outdated: BTreeSet<Pid>,
     waiting: Vec<KeptRecord>,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
     key: Vec<u64>,
@@ -118,6 +121,7 @@ impl Drain {
             received: Received::default(),
             changes: Vec::new(),
             max_depth,
+            outdated: BTreeSet::new(),
             waiting: Vec::new(),
             remembered: FxHashMap::default(),
             key: Vec::new(),
@@ -131,7 +135,9 @@ impl Drain {
     pub fn begin(&mut self) {
         self.horizon = monotonic_now();
         for (at, pid, mapping) in self.watch.read() {
-            self.processes.note_mapping(pid, at, &mapping);
+            if self.processes.note_mapping(pid, at, &mapping) {
+                self.outdated.insert(pid);
+            }
         }
         for record in std::mem::take(&mut self.later) {
             self.take(record.bytes());
@@ -164,8 +170,10 @@ impl Drain {
     }
 
     /// Waits until all tables that known processes need are in the kernel's reach.
-    pub fn wait_for_tables(&mut self) {
-        self.executables.wait_for_tables(&mut self.tables);
+    ///
+    /// Not for longer than `limit`: what is sampled before is walked from stack copies.
+    pub fn wait_for_tables(&mut self, limit: Duration) {
+        self.executables.wait_for_tables(&mut self.tables, limit);
     }
 
     /// Deals with what waits for mappings.
@@ -179,13 +187,29 @@ impl Drain {
             let failed = *scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
             self.count_late(&sample, failed);
         }
+        // no sample asked for these yet: the kernel side should know before one is taken
+        for pid in std::mem::take(&mut self.outdated) {
+            if !scanned.contains_key(&pid) {
+                let _ = self.scan(pid);
+            }
+        }
         self.executables.release_memory();
     }
 
     /// Reads the mappings of the process of a sample, or takes what it was seen to map. Gives the reason
     /// if neither is to be had.
     fn look_again(&mut self, sample: &RawSample<'_>) -> Option<&'static str> {
-        let err = self.scan(sample.head.pid).err()?;
+        let head = &sample.head;
+        let believed = self.processes.exec_vm(head.pid);
+        let Err(err) = self.scan(head.pid) else {
+            let newest = self.processes.newest(head.pid).map(|newest| newest.number);
+            let changed_nothing =
+                newest == Some(head.generation) && self.processes.exec_vm(head.pid) == believed;
+            if changed_nothing && head.flags & abi::MS_SAMPLE_MAPS_CHANGED != 0 {
+                self.processes.learn_exec_vm(head.pid, head.exec_vm);
+            }
+            return None;
+        };
         let reason = if err.is_permission() {
             NOT_PERMITTED
         } else {
@@ -215,7 +239,9 @@ impl Drain {
             }
             abi::MS_EVENT_EXEC => {
                 self.forget(event.pid, Gone::Replaced);
-                let _ = self.scan(event.pid);
+                if event.wanted != 0 {
+                    let _ = self.scan(event.pid);
+                }
                 self.changes.push(Change::Executed(event.pid));
             }
             _ => {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moonscope_process::{Executable, ExecutableData, ExecutableKey, Mapping, Pid, ProcessError};
 use moonscope_unwind::UnwindData;
@@ -210,9 +210,10 @@ impl Executables {
         }
     }
 
-    /// Loads all tables that were ordered; waits for them.
-    pub fn wait_for_tables(&mut self, store: &mut TableStore) {
-        while let Some(built) = self.builder.take() {
+    /// Loads all tables that were ordered; waits for them, but not for longer than `limit`.
+    pub fn wait_for_tables(&mut self, store: &mut TableStore, limit: Duration) {
+        let end = Instant::now() + limit;
+        while let Some(built) = self.builder.take(end.saturating_duration_since(Instant::now())) {
             self.load(built, store);
         }
     }

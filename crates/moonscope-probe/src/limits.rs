@@ -88,3 +88,11 @@ pub const REMEMBERED_STACKS: usize = 1 << 15;
 /// How long unwind information stays in our own memory after a walk in user space. It maps the file, and
 /// its index takes about 16 bytes for each function.
 pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How long the first tick waits for unwind tables. Those of most programs take 10 ms; until a large
+/// library's is there, samples are walked from stack copies.
+pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// The shortest time between two looks at new mappings, apart from those that samples ask for: at most 500
+/// a second, which cost some 10 microseconds each.
+pub const MAPPINGS_REST: std::time::Duration = std::time::Duration::from_millis(2);

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use moonscope_process::{Mapping, MappingName, Pid};
 
@@ -69,6 +69,11 @@ impl MmapWatch {
             remembered: BTreeMap::new(),
             lost: 0,
         })
+    }
+
+    /// What becomes readable when something was mapped.
+    pub fn events(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.rings.iter().map(|(_, event)| event.as_fd())
     }
 
     /// Reads what came since the last call, in the order of time (CLOCK_MONOTONIC).

@@ -40,6 +40,7 @@ const DISABLED: u64 = 1 << 0;
 const MMAP: u64 = 1 << 8;
 const COMM: u64 = 1 << 9;
 const FREQ: u64 = 1 << 10;
+const WATERMARK: u64 = 1 << 14;
 const SAMPLE_ID_ALL: u64 = 1 << 18;
 const MMAP2: u64 = 1 << 23;
 const COMM_EXEC: u64 = 1 << 24;
@@ -77,12 +78,15 @@ impl Attr {
         }
     }
 
-    /// No samples, but records of executable mappings and execs, each ending with its time.
+    /// No samples, but records of executable mappings and execs, each ending with its time. Whoever polls
+    /// the event is woken by each record.
     pub fn side_band() -> Self {
-        let flags = MMAP | MMAP2 | COMM | COMM_EXEC | SAMPLE_ID_ALL | USE_CLOCKID;
+        let flags = MMAP | MMAP2 | COMM | COMM_EXEC | SAMPLE_ID_ALL | USE_CLOCKID | WATERMARK;
         Self {
             sample_type: SAMPLE_TIME,
             clockid: CLOCK_MONOTONIC,
+            // bytes
+            wakeup: 1,
             ..Self::new(TYPE_SOFTWARE, SOFTWARE_DUMMY, flags)
         }
     }

@@ -129,10 +129,28 @@ impl Processes {
         self.known.get(&pid)?.newest()
     }
 
-    /// A process mapped something executable at this time.
-    pub fn note_mapping(&mut self, pid: Pid, at: u64, mapping: &Mapping) {
+    /// A sample says that `mm->exec_vm` is not what the mappings add up to, and reading them anew changed
+    /// nothing: what the kernel counts is taken for them, so that not every sample asks again.
+    pub fn learn_exec_vm(&mut self, pid: Pid, counted: u64) {
         let Some(known) = self.known.get_mut(&pid) else {
             return;
+        };
+        known.exec_vm = counted;
+        if let Some(known) = self.known.get(&pid) {
+            self.publish(pid, known);
+        }
+    }
+
+    /// What the kernel side believes `mm->exec_vm` to be.
+    pub fn exec_vm(&self, pid: Pid) -> Option<u64> {
+        self.known.get(&pid).map(|known| known.exec_vm)
+    }
+
+    /// A process mapped something executable at this time. Says whether what is known of it is no longer
+    /// true.
+    pub fn note_mapping(&mut self, pid: Pid, at: u64, mapping: &Mapping) -> bool {
+        let Some(known) = self.known.get_mut(&pid) else {
+            return false;
         };
         let is_code = mapping.path().is_some();
         for kept in known
@@ -148,6 +166,10 @@ impl Processes {
                 kept.changed_at = Some(at);
             }
         }
+        known
+            .generations
+            .front()
+            .is_some_and(|newest| newest.changed_at.is_some())
     }
 
     /// The process ended or runs another program now; the kernel side already forgot it.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
@@ -17,7 +17,7 @@ use crate::clock::{Clock, ClockKind, online_cpus};
 use crate::drain::{Change, Drain, Received};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables, TableCounts};
-use crate::limits::Limits;
+use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
 use crate::processes::{ProcessCounts, ProcessId, ProcessInfo, Processes};
@@ -115,6 +115,7 @@ pub struct Session {
     targets: MapHandle,
     counters: SharedArray<abi::ms_counters>,
     live: BTreeSet<Pid>,
+    looked_at_mappings: Instant,
     _stats: Option<StatsSwitch>,
 }
 
@@ -181,10 +182,11 @@ impl Session {
             targets,
             counters,
             live: BTreeSet::new(),
+            looked_at_mappings: Instant::now(),
             _stats: stats,
         };
         session.add_first_targets(&options.scope)?;
-        session.drain.borrow_mut().wait_for_tables();
+        session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
         session.object.attach_clock(session.clock.events())?;
         Ok(session)
     }
@@ -223,19 +225,22 @@ impl Session {
 
     /// Receives what comes within this time, or returns earlier when something new must be looked at.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Change>, ProbeError> {
-        let wait = Timespec {
-            tv_sec: timeout.as_secs().cast_signed(),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
         // SAFETY: the ring owns its descriptor and lives longer than this call.
         let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
-        match rustix::event::poll(&mut [PollFd::new(&ring, PollFlags::IN)], Some(&wait)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => self.receive(),
-            Err(err) => Err(ProbeError::Io {
-                what: "cannot wait for samples",
-                source: err.into(),
-            }),
+        // on a machine where processes start all the time, new mappings shall not keep us busy
+        let rest = MAPPINGS_REST
+            .saturating_sub(self.looked_at_mappings.elapsed())
+            .min(timeout);
+        if !rest.is_zero() && wait_for(&[ring], rest)? {
+            return self.receive();
         }
+        let drain = self.drain.borrow();
+        let events: Vec<_> = std::iter::once(ring).chain(drain.watch.events()).collect();
+        wait_for(&events, timeout - rest)?;
+        drop(events);
+        drop(drain);
+        self.looked_at_mappings = Instant::now();
+        self.receive()
     }
 
     fn receive(&mut self) -> Result<Vec<Change>, ProbeError> {
@@ -345,6 +350,26 @@ impl Recorded {
     /// The process of a sample or frame.
     pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
         self.processes.get(id.0 as usize)
+    }
+}
+
+/// Waits until one of these is readable; says whether one is.
+fn wait_for(events: &[BorrowedFd<'_>], timeout: Duration) -> Result<bool, ProbeError> {
+    let mut events: Vec<_> = events
+        .iter()
+        .map(|event| PollFd::new(event, PollFlags::IN))
+        .collect();
+    let timeout = Timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match rustix::event::poll(&mut events, Some(&timeout)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
+        Err(err) => Err(ProbeError::Io {
+            what: "cannot wait for samples",
+            source: err.into(),
+        }),
     }
 }
 

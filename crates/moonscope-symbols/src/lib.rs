@@ -22,6 +22,9 @@ mod debug_files;
 mod demangle;
 mod dwarf;
 mod elf_file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kallsyms;
 mod kernel;
 mod limits;

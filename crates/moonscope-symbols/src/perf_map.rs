@@ -35,9 +35,15 @@ pub(crate) fn resolve(pid: Pid, addrs: &[u64], demangle: bool) -> Vec<Option<Sym
     if metadata.uid() != 0 && !process.users.contains(&metadata.uid()) {
         return nothing();
     }
+    resolve_in(&file, addrs, demangle)
+}
+
+/// The name of each address in this map.
+pub(crate) fn resolve_in(file: &File, addrs: &[u64], demangle: bool) -> Vec<Option<Symbol>> {
     let mut search = Search::new(addrs, demangle);
+    let len = file.metadata().map_or(0, |metadata| metadata.len());
     // What was read before an error is still right.
-    let _ = each_line_backwards(&file, metadata.len(), |line| search.line(line));
+    let _ = each_line_backwards(file, len, |line| search.line(line));
     search.into_answers()
 }
 

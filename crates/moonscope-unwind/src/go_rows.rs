@@ -53,7 +53,7 @@ impl<'a> GoRows<'a> {
         let mut spans = function.spans();
         let unread = spans.rest();
         let mut found = Vec::new();
-        while let Some(span) = spans.next() {
+        for span in spans.by_ref() {
             if span.end > piece.start {
                 found.push((span.start.max(piece.start), function.frame(span.moved)));
             }

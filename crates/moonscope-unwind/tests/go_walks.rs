@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use moonscope_unwind::{RuleSet, Table};
+use object::{Object, ObjectSection};
+
 #[path = "common/follow.rs"]
 #[allow(dead_code)]
 mod follow;
-#[path = "common/programs.rs"]
-#[allow(dead_code)]
-mod programs;
 #[path = "common/target.rs"]
 #[allow(dead_code)]
 mod target;
@@ -18,10 +18,46 @@ mod target;
 use follow::{STOPS, both_ways, describe, pause};
 use target::{Files, Target};
 
+/// Sorts and formats below a recursion, with the garbage collector in other threads.
+const GO: &str = r#"package main
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+)
+
+type node struct {
+	next *node
+	n    int
+}
+
+//go:noinline
+func depth(n int, words []string) int {
+	if n > 0 {
+		return depth(n-1, words) + len(words[n%len(words)])
+	}
+	sort.Slice(words, func(i, j int) bool { return strings.Repeat(words[i], 3) < strings.Repeat(words[j], 3) })
+	return len(fmt.Sprint(words, n))
+}
+
+func main() {
+	fmt.Println("ready")
+	total := 0
+	for i := 0; ; i++ {
+		words := make([]string, 200)
+		for k := range words {
+			words[k] = fmt.Sprint(i * k * 7919 % 1000)
+		}
+		total += depth(12, words)
+	}
+}
+"#;
+
 /// Builds the Go program stripped; `None` if there is no Go compiler.
 fn build(dir: &Path, build_mode: &str, link_mode: &str) -> Option<PathBuf> {
     let (source, binary) = (dir.join("main.go"), dir.join(format!("{build_mode}-{link_mode}")));
-    std::fs::write(&source, programs::GO).unwrap();
+    std::fs::write(&source, GO).unwrap();
     // compiling the standard library again takes a minute, so its cache outlives the test
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go-cache");
     let output = Command::new("go")
@@ -103,4 +139,49 @@ fn of_another_vendor() {
     let input = dir.path().join("input");
     std::fs::File::create(&input).unwrap().set_len(1 << 36).unwrap();
     follow(&Target::start(program, &[input.to_str().unwrap()], false));
+}
+
+/// Makes of a program what Go 1.26 would have linked: the function table says nothing of where the code starts,
+/// and `moduledata`, which does, has a section of its own.
+fn like_go_1_26(program: &[u8]) -> Vec<u8> {
+    let file = object::File::parse(program).unwrap();
+    let section = |name: &str| file.section_by_name(name).unwrap();
+    let table = section(".gopclntab");
+    let mut patched = program.to_vec();
+    let text = table.file_range().unwrap().0 as usize + 24;
+    patched[text..text + 8].fill(0);
+    let data = section(".noptrdata");
+    let module = memchr::memmem::find(data.data().unwrap(), &table.address().to_le_bytes()).unwrap() as u64;
+    // the note with the build id gives its section header and its name
+    let old_name = b".note.go.buildid\0";
+    let name = memchr::memmem::rfind(program, old_name).unwrap();
+    patched[name..][..11].copy_from_slice(b".go.module\0");
+    let headers = u64::from_le_bytes(program[40..48].try_into().unwrap()) as usize;
+    let header = headers + 64 * section(".note.go.buildid").index().0;
+    let place = [
+        data.address() + module,
+        data.file_range().unwrap().0 + module,
+        600,
+    ];
+    for (n, word) in place.into_iter().enumerate() {
+        patched[header + 16 + 8 * n..][..8].copy_from_slice(&word.to_le_bytes());
+    }
+    patched[header + 4..][..4].copy_from_slice(&object::elf::SHT_PROGBITS.0.to_le_bytes());
+    patched
+}
+
+#[test]
+fn a_table_that_does_not_say_where_the_code_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(binary) = build(dir.path(), "exe", "internal") else {
+        eprintln!("skipped: no go");
+        return;
+    };
+    let program = std::fs::read(binary).unwrap();
+    let table = |program: &[u8]| Table::build(program, &mut RuleSet::new()).unwrap().unwrap();
+    let original = table(&program);
+    assert!(original.stats.go_functions > 1000);
+    let patched = like_go_1_26(&program);
+    assert_ne!(program, patched);
+    assert_eq!(original, table(&patched));
 }

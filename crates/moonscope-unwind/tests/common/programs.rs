@@ -1,4 +1,4 @@
-//! Programs with stacks worth walking. Each prints "ready" and then runs until it is killed.
+//! C programs with stacks worth walking. Each prints "ready" and then runs until it is killed.
 
 /// Calls nested through functions of many shapes, for ever.
 pub const SHAPES: &str = r#"
@@ -216,41 +216,5 @@ int main()
 	volatile long sink = 0;
 	for (int i = 0;; i++)
 		sink = sink + tree->visit(i);
-}
-"#;
-
-/// Sorts and formats below a recursion, with the garbage collector in other threads.
-pub const GO: &str = r#"package main
-
-import (
-	"fmt"
-	"sort"
-	"strings"
-)
-
-type node struct {
-	next *node
-	n    int
-}
-
-//go:noinline
-func depth(n int, words []string) int {
-	if n > 0 {
-		return depth(n-1, words) + len(words[n%len(words)])
-	}
-	sort.Slice(words, func(i, j int) bool { return strings.Repeat(words[i], 3) < strings.Repeat(words[j], 3) })
-	return len(fmt.Sprint(words, n))
-}
-
-func main() {
-	fmt.Println("ready")
-	total := 0
-	for i := 0; ; i++ {
-		words := make([]string, 200)
-		for k := range words {
-			words[k] = fmt.Sprint(i * k * 7919 % 1000)
-		}
-		total += depth(12, words)
-	}
 }
 "#;

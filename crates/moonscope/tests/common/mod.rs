@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use profile::{Frame, Profile, Sample};
 pub use program::{Program, Truth, nm, program};
-pub use recording::{Accounting, Recording, Run, moonscope, record};
+pub use recording::{Accounting, Recording, Run, moonscope, record, record_at, record_while};
 
 /// Says that a test, or a part of it, cannot run here.
 pub fn skip(why: &str) {

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use super::Profile;
+use super::{Profile, wait_until};
 
 /// A run of the command that has ended.
 #[derive(Debug)]
@@ -141,14 +141,36 @@ pub const RATE: &str = "1999";
 /// all files is checked here.
 #[track_caller]
 pub fn record(args: &[&str]) -> Recording {
+    record_at(RATE, args)
+}
+
+/// The same at another rate.
+#[track_caller]
+pub fn record_at(rate: &str, args: &[&str]) -> Recording {
+    record_while(rate, args, || ())
+}
+
+/// The same, and does something once the recording knows its targets and has opened its clock.
+#[track_caller]
+pub fn record_while(rate: &str, args: &[&str], something: impl FnOnce()) -> Recording {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name);
     let mut command = command();
-    command.args(["record", "-F", RATE]);
+    command.args(["record", "-F", rate]);
     for name in ["x.json", "x.folded", "x.txt"] {
         command.arg("-o").arg(file(name));
     }
-    let run: Run = command.args(args).output().unwrap().into();
+    let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let fds = format!("/proc/{}/fd", child.id());
+    let is_clock = |fd: std::fs::DirEntry| {
+        std::fs::read_link(fd.path()).is_ok_and(|link| link.to_string_lossy().contains("perf_event"))
+    };
+    wait_until("the clock is open", || {
+        let has_ended = child.try_wait().unwrap().is_some();
+        has_ended || std::fs::read_dir(&fds).is_ok_and(|fds| fds.flatten().any(is_clock))
+    });
+    something();
+    let run: Run = child.wait_with_output().unwrap().into();
     assert_eq!(run.code, 0, "record {args:?}: {}", run.stderr);
 
     let profile = Profile::read(&file("x.json"));
