@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use moonscope_unwind::walk_host::{Maps, host_walk};
-use moonscope_unwind::{RuleSet, Registers, StackCopy, Table, UnwindData, Walk, WalkEnd, abi, walk};
+use moonscope_unwind::{Registers, RuleSet, StackCopy, Table, UnwindData, Walk, WalkEnd, abi, walk};
 
 mod inputs;
 
@@ -71,7 +71,12 @@ fn maps_of(table: &Table) -> Maps {
     let start = inputs::elf::CODE;
     maps.mappings = vec![
         mapping(start, generated.start, index, abi::MS_MAPPING_FILE),
-        mapping(generated.start, generated.end, abi::MS_NO_TABLE, abi::MS_MAPPING_ANON),
+        mapping(
+            generated.start,
+            generated.end,
+            abi::MS_NO_TABLE,
+            abi::MS_MAPPING_ANON,
+        ),
     ];
     maps
 }

@@ -1,5 +1,5 @@
 //! Doors for the fuzz targets in `fuzz/`, to parsers that are reached through files of `/proc` otherwise.
-//! Compiled with `--cfg fuzzing` only, so no part of the interface.
+//! Only with the feature `fuzzing`, and no part of the interface.
 
 use crate::{kallsyms, perf_map};
 use std::fs::File;

@@ -22,7 +22,7 @@ mod debug_files;
 mod demangle;
 mod dwarf;
 mod elf_file;
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod kallsyms;

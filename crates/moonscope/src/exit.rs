@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use moonscope_profile::visible;
+
 /// What the exit status of the command means. `docs/exit-codes.md` says it to users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -57,11 +59,12 @@ impl Failure {
         self
     }
 
-    /// Prints it to stderr and gives the exit status.
+    /// Prints it to stderr and gives the exit status. A path or name in it may hold anything: it stays one
+    /// line and gives the terminal no orders.
     pub fn report(&self) -> ExitCode {
-        eprintln!("moonscope: {}", self.what);
+        eprintln!("moonscope: {}", visible(&self.what));
         for line in self.remedy.iter().flat_map(|remedy| remedy.lines()) {
-            eprintln!("  {line}");
+            eprintln!("  {}", visible(line));
         }
         self.code.into()
     }

@@ -326,6 +326,7 @@ fn failure(place: &Place, err: &WriteError, written: &[Written]) -> Failure {
         remedies.push(remedy.to_owned());
     }
     remedies.extend(kept.iter().map(|path| format!("{} is written", path.display())));
+    let code = if written.is_empty() { code } else { Code::Partial };
     let failure = Failure::new(code, format_args!("{name}: {what}"));
     if remedies.is_empty() {
         failure

@@ -51,17 +51,20 @@ fn root_two_processes_by_pid() {
 fn root_processes_by_name_also_those_that_start_later() {
     let Some(path) = root().then(|| program("short")).flatten() else { return };
     let named = Named::new(&path, "byname");
-    // Its children are processes of that name too, and born during the recording.
-    let program = Program::start(&named.path, &["60"]);
+    let first = Program::start(&named.path, &["60"]);
+    // nobody of the target's is the parent of these
+    let mut shell = Command::new("sh");
+    let script = format!("echo ready; while :; do {} --child; done", named.path.display());
+    let later = Program::spawn(shell.args(["-c", &script]));
     let Some(other) = self::program("shares") else { return };
     let beside = Program::start(&other, &["60"]);
     let recording = record(&["--comm", named.name(), "--no-inherit", "-d", "2s"]);
     let seen = pids(&recording);
     assert!(seen.len() > 3, "{seen:?}");
-    assert!(!seen.contains(&beside.pid()));
+    assert!(!seen.contains(&beside.pid()) && !seen.contains(&later.pid()), "{seen:?}");
     recording.profile.assert_all("has the name", |sample| sample.comm == named.name());
     assert!(recording.profile.with("short_work") > 50);
-    drop(program);
+    drop((first, later));
 }
 
 #[test]
