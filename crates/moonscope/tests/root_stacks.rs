@@ -252,7 +252,7 @@ fn calls_through_the_plt(flavour: &str) {
         },
     );
     let in_stub = |sample: &Sample| sample.names().last().is_some_and(|name| name.contains("@plt"));
-    assert!(recording.profile.count(in_stub) > 20, "no sample in a stub");
+    assert!(recording.profile.count(in_stub) > 3, "hardly a sample in a stub");
 }
 
 #[test]
