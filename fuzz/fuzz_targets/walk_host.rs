@@ -1,5 +1,6 @@
 //! `bpf/walk.h` on the host: on the table of any file, and on tables, rules and mappings that nobody built, it
-//! ends within the depth and asks for no more memory at once than its buffer holds.
+//! ends within the depth and asks for no more memory at once than its buffer holds. On files whose functions do
+//! not overlap it finds the frames that the user-space walker finds.
 
 #![no_main]
 
@@ -9,7 +10,11 @@ use moonscope_unwind::{Registers, RuleSet, StackCopy, Table, UnwindData, Walk, W
 
 mod inputs;
 
+use inputs::elf::CODE;
+
 const DEPTH: u32 = 64;
+
+const RIP: usize = abi::MS_REG_RIP as usize;
 
 /// The longest read: the registers of a signal frame.
 const LONGEST: usize = 8 * abi::MS_UCONTEXT_NR_REGS as usize;
@@ -22,19 +27,42 @@ fuzz_target!(|content: &[u8]| {
         walk_in_kernel(&maps, &rules, &registers, &stack);
         return;
     }
-    let file = input.elf();
+    let plain = input.byte() % 4 != 0;
+    let file = if plain { input.plain_elf() } else { input.elf() };
     let mut rules = RuleSet::new();
     let (Ok(Some(table)), Ok(data)) = (Table::build(&file, &mut rules), UnwindData::new(file.clone())) else {
         return;
     };
-    walk_in_kernel(&maps_of(&table), &rules, &registers, &stack);
+    let kernel = walk_in_kernel(&maps_of(&table), &rules, &registers, &stack);
     let stack = StackCopy {
         sp: inputs::STACK,
         bytes: &stack,
     };
     let user = walk(&inputs::OneFile(&data), registers, &stack, DEPTH as usize);
     assert_ends(&user);
+    // a file whose functions overlap says two things of one address, and the walkers need not choose the same
+    let is_user_address = registers
+        .get(RIP)
+        .is_some_and(|rip| rip <= abi::MS_FRAME_ADDR_MASK);
+    if plain && is_user_address {
+        assert_agree(&kernel, &user);
+    }
 });
+
+/// Neither walk has a frame that the other contradicts, and each ends early only for what it cannot know.
+fn assert_agree(kernel: &Walk, user: &Walk) {
+    use WalkEnd::{LostRegister, NoRow, Unreadable, Unsupported};
+    // registers that no rule can express are lost, also for a step by frame pointer; one that cannot be read
+    // ends the walk at once
+    let kernel_early = user.frames.starts_with(&kernel.frames)
+        && matches!(kernel.end, LostRegister | NoRow | Unreadable | Unsupported);
+    // gimli refuses a whole function for one bad instruction, and no stack lies in the code
+    let user_early = kernel.frames.starts_with(&user.frames) && matches!(user.end, Unreadable | Unsupported);
+    assert!(
+        kernel == user || kernel_early || user_early,
+        "kernel: {kernel:x?}\nuser: {user:x?}"
+    );
+}
 
 fn walk_in_kernel(maps: &Maps, rules: &RuleSet, registers: &Registers, stack: &[u8]) -> Walk {
     let walk = host_walk(maps, rules, registers, DEPTH, |address, into| {
@@ -44,6 +72,7 @@ fn walk_in_kernel(maps: &Maps, rules: &RuleSet, registers: &Registers, stack: &[
             .and_then(|at| stack.get(usize::try_from(at).ok()?..));
         match at.and_then(|bytes| bytes.get(..into.len())) {
             Some(bytes) => into.copy_from_slice(bytes),
+            None if (CODE..CODE + 4096).contains(&address) => into.fill(inputs::CALL),
             None => return false,
         }
         true
@@ -68,7 +97,7 @@ fn maps_of(table: &Table) -> Maps {
         kind,
     };
     let generated = inputs::GENERATED;
-    let start = inputs::elf::CODE;
+    let start = CODE;
     maps.mappings = vec![
         mapping(start, generated.start, index, abi::MS_MAPPING_FILE),
         mapping(
@@ -98,7 +127,7 @@ fn garbage(input: &mut inputs::Bytes<'_>) -> (Maps, RuleSet) {
     let mut maps = Maps::default();
     for _ in 0..=input.byte() % 4 {
         maps.tables.push(abi::ms_table {
-            base: inputs::elf::CODE & !0x3ff,
+            base: CODE & !0x3ff,
             nr_pages: u32::from(input.byte()),
             pages: u32::from(input.byte()),
             rows: u32::from(input.half()),

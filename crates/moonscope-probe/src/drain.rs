@@ -8,6 +8,7 @@ use moonscope_process::Pid;
 use moonscope_unwind::{WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
+use crate::comparison::{Comparison, was_copied_for_comparison};
 use crate::executables::Executables;
 use crate::frames::{cut_of, locate, moved, user_frames};
 use crate::generation::Generation;
@@ -37,6 +38,8 @@ pub struct Received {
     pub by_frame_pointer: u64,
     /// Records that were none of ours; more than 0 is a defect.
     pub malformed: u64,
+    /// Samples that were walked in the kernel and here (tests only).
+    pub comparison: Comparison,
 }
 
 impl Received {
@@ -314,6 +317,9 @@ impl Drain {
             .processes
             .generation(head.pid, head.generation, head.time)
             .is_some_and(|(_, was)| was);
+        if was_true && was_copied_for_comparison(sample) {
+            self.compare(sample, used.as_deref());
+        }
         let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
             // what the kernel side walked with was true, whatever came after
             (_, _, Some(used)) if was_true && sample.end().is_complete() => {
@@ -355,6 +361,17 @@ impl Drain {
         if let Some((stack, verdict)) = self.place(sample, generation.map(Arc::as_ref), &frames, cut) {
             self.add(sample, stack, generation.map(Arc::as_ref), verdict);
         }
+    }
+
+    /// Walks a sample once more, as the oracle of the walk in the kernel.
+    fn compare(&mut self, sample: &RawSample<'_>, used: Option<&Generation>) {
+        let (Some((registers, stack)), Some(used)) = (sample.copy(), used) else {
+            return;
+        };
+        let files = &mut self.executables;
+        let walk = walk_copy(used, files, sample.head.pid, registers, &stack, self.max_depth);
+        let comparison = &mut self.received.comparison;
+        comparison.add(&user_frames(sample.user()), sample.end(), &walk);
     }
 
     /// Interns the stack of a sample: cut mark, user frames, kernel frames, root first.

@@ -35,6 +35,11 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// The files of the mappings; one for each mapping.
+    pub fn executables(&self) -> impl Iterator<Item = ExecutableId> {
+        self.mappings.iter().filter_map(|mapping| mapping.executable)
+    }
+
     /// The mapping of an address.
     pub fn find(&self, addr: u64) -> Option<&CodeMapping> {
         let after = self.mappings.partition_point(|mapping| mapping.start <= addr);
@@ -77,6 +82,19 @@ pub fn code_mappings(pid: Pid, maps: &[Mapping], executables: &mut Executables) 
     (found, not_opened)
 }
 
+/// A mapping of which only a record is left.
+pub fn seen_mapping(mapping: &Mapping, executables: &mut Executables) -> CodeMapping {
+    let executable = executables.find_seen(mapping);
+    let bias = executable.and_then(|id| executables.file(id).bias(mapping));
+    CodeMapping {
+        start: mapping.start,
+        end: mapping.end,
+        bias: bias.unwrap_or(mapping.start.wrapping_sub(mapping.offset)),
+        executable: bias.and(executable),
+        name: mapping_name(mapping),
+    }
+}
+
 /// `mm->exec_vm` as the kernel counts it: pages that are executable and neither writable nor stack
 /// (`is_exec_mapping`, mm/internal.h). The vsyscall page belongs to no process.
 pub fn exec_vm(maps: &[Mapping]) -> u64 {
@@ -90,7 +108,7 @@ pub fn exec_vm(maps: &[Mapping]) -> u64 {
 }
 
 /// What a mapping is called in frames of code without a name.
-pub fn mapping_name(mapping: &Mapping) -> Arc<str> {
+fn mapping_name(mapping: &Mapping) -> Arc<str> {
     match &mapping.name {
         MappingName::File { path, .. } => Arc::from(
             path.file_name()

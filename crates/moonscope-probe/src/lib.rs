@@ -6,6 +6,7 @@
 
 mod builder;
 mod clock;
+mod comparison;
 mod drain;
 mod error;
 mod executables;
@@ -42,6 +43,7 @@ mod tables;
 mod user_walk;
 
 pub use clock::{ClockKind, max_rate};
+pub use comparison::Comparison;
 pub use drain::{Change, Received};
 pub use error::ProbeError;
 pub use executables::{ExecutableId, TableCounts};

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use crate::error::ProbeError;
 use crate::executables::Executables;
-use crate::generation::{CodeMapping, Generation, code_mappings, exec_vm, mapping_name};
+use crate::generation::{CodeMapping, Generation, code_mappings, exec_vm, seen_mapping};
 use crate::limits::{KEPT_GENERATIONS, Limits};
 use crate::shared_array::SharedArray;
 use crate::slices::Slices;
@@ -42,12 +42,22 @@ struct Known {
 }
 
 /// A generation, and until when it was true.
+#[derive(Clone)]
 struct Kept {
     generation: Arc<Generation>,
     /// When the mappings were last read and found so.
     confirmed_at: u64,
     /// When something else was mapped after that, as far as is known.
     changed_at: Option<u64>,
+}
+
+/// What was found out about a process.
+struct Found {
+    comm: Arc<str>,
+    start: Option<StartTime>,
+    exec_vm: u64,
+    read_at: u64,
+    mappings: Vec<CodeMapping>,
 }
 
 impl Known {
@@ -174,21 +184,17 @@ impl Processes {
 
     /// The process ended or runs another program now; the kernel side already forgot it.
     pub fn forget(&mut self, pid: Pid, executables: &mut Executables) {
-        if let Some(known) = self.known.remove(&pid) {
-            self.release(known, executables);
+        if let Some(mut known) = self.known.remove(&pid) {
+            self.release(&mut known, executables);
         }
     }
 
-    fn release(&mut self, known: Known, executables: &mut Executables) {
-        for executable in known
-            .newest()
-            .iter()
-            .flat_map(|newest| &newest.mappings)
-            .filter_map(|mapping| mapping.executable)
-        {
+    /// Gives back what was in use for the newest mappings.
+    fn release(&mut self, known: &mut Known, executables: &mut Executables) {
+        for executable in known.newest().into_iter().flat_map(|newest| newest.executables()) {
             executables.remove_user(executable);
         }
-        self.slices.give(known.slice);
+        self.slices.give(std::mem::take(&mut known.slice));
     }
 
     /// Reads the mappings of a process, loads the tables they need and tells the kernel side.
@@ -217,7 +223,22 @@ impl Processes {
         let process = Process::find(pid)?;
         let read_at = monotonic_now();
         let maps = read_maps(pid)?;
-        self.take_maps(&process, &maps, read_at, executables, store);
+        let (mappings, not_opened) = code_mappings(pid, &maps, executables);
+        self.counts.files_not_opened += not_opened;
+        let is_other = |known: &Known| known.start.is_some_and(|start| start != process.start);
+        if self.known.get(&pid).is_some_and(is_other) {
+            self.forget(pid, executables);
+        }
+        let found = Found {
+            comm: process.comm.as_str().into(),
+            start: Some(process.start),
+            exec_vm: exec_vm(&maps),
+            read_at,
+            mappings,
+        };
+        if !self.confirm(pid, &found) {
+            self.replace(pid, found, executables, Some(store));
+        }
         Ok(())
     }
 
@@ -230,38 +251,26 @@ impl Processes {
         seen: &[Mapping],
         executables: &mut Executables,
     ) -> bool {
-        let old = self.known.remove(&pid);
-        let fits = |old: &&CodeMapping| !seen.iter().any(|new| old.start < new.end && new.start < old.end);
-        let before = old.as_ref().and_then(Known::newest);
-        let mut mappings: Vec<_> = before
-            .iter()
-            .flat_map(|before| before.mappings.iter().filter(fits).cloned())
-            .collect();
-        for mapping in seen {
-            let executable = executables.find_seen(mapping);
-            let bias = executable.and_then(|id| executables.file(id).bias(mapping));
-            mappings.push(CodeMapping {
-                start: mapping.start,
-                end: mapping.end,
-                bias: bias.unwrap_or(mapping.start.wrapping_sub(mapping.offset)),
-                executable: bias.and(executable),
-                name: mapping_name(mapping),
-            });
-        }
+        let stays = |old: &&CodeMapping| !seen.iter().any(|new| old.start < new.end && new.start < old.end);
+        let before = self
+            .newest(pid)
+            .map(|newest| newest.mappings.as_slice())
+            .unwrap_or_default();
+        let mut mappings: Vec<_> = before.iter().filter(stays).cloned().collect();
+        mappings.extend(seen.iter().map(|mapping| seen_mapping(mapping, executables)));
         mappings.sort_by_key(|mapping| mapping.start);
         if mappings.is_empty() {
             return false;
         }
         self.counts.from_records += 1;
-        self.replace(
-            pid,
-            comm,
+        let found = Found {
+            comm: comm.into(),
+            start: self.known.get(&pid).and_then(|known| known.start),
+            exec_vm: 0,
+            read_at: monotonic_now(),
             mappings,
-            monotonic_now(),
-            old,
-            executables,
-            |_, _, _| 0..0,
-        );
+        };
+        self.replace(pid, found, executables, None);
         true
     }
 
@@ -273,143 +282,93 @@ impl Processes {
         executables: &mut Executables,
         store: &mut TableStore,
     ) -> bool {
-        let Some(known) = self.known.get(&parent) else {
+        let Some((known, newest)) = self
+            .known
+            .get(&parent)
+            .and_then(|known| Some((known, known.newest()?)))
+        else {
             return false;
         };
-        let (Some(newest), exec_vm) = (known.newest(), known.exec_vm) else {
+        let found = Found {
+            comm: Arc::clone(&self.infos[newest.process.0 as usize].comm),
+            start: None,
+            exec_vm: known.exec_vm,
+            read_at: monotonic_now(),
+            mappings: newest.mappings.clone(),
+        };
+        self.forget(child, executables);
+        self.replace(child, found, executables, Some(store));
+        true
+    }
+
+    /// If nothing but generated code came or went, what the walk uses stays as it is.
+    fn confirm(&mut self, pid: Pid, found: &Found) -> bool {
+        let Some(known) = self.known.get_mut(&pid) else {
             return false;
         };
-        let mappings = newest.mappings.clone();
-        let comm = Arc::clone(&self.infos[newest.process.0 as usize].comm);
-        if let Some(known) = self.known.remove(&child) {
-            self.release(known, executables);
+        let Some(newest) = known.generations.front_mut() else {
+            return false;
+        };
+        if newest.generation.mappings != found.mappings {
+            return false;
         }
-        self.replace(
-            child,
-            &comm,
-            mappings,
-            monotonic_now(),
-            None,
-            executables,
-            |processes, generation, executables| processes.write_mappings(generation, executables, store),
-        );
-        if let Some(known) = self.known.get_mut(&child) {
-            known.exec_vm = exec_vm;
-        }
-        if let Some(known) = self.known.get(&child) {
-            self.publish(child, known);
+        newest.confirmed_at = found.read_at;
+        newest.changed_at = newest.changed_at.filter(|&changed| changed > found.read_at);
+        known.start = found.start;
+        known.exec_vm = found.exec_vm;
+        if let Some(known) = self.known.get(&pid) {
+            self.publish(pid, known);
         }
         true
     }
 
-    fn take_maps(
-        &mut self,
-        process: &Process,
-        maps: &[Mapping],
-        read_at: u64,
-        executables: &mut Executables,
-        store: &mut TableStore,
-    ) {
-        let pid = process.pid;
-        let exec_vm = exec_vm(maps);
-        let (mappings, not_opened) = code_mappings(pid, maps, executables);
-        self.counts.files_not_opened += not_opened;
-
-        let old = self
-            .known
-            .remove(&pid)
-            .filter(|known| known.start.is_none_or(|start| start == process.start));
-        let old = match old {
-            Some(mut known) if known.newest().is_some_and(|newest| newest.mappings == mappings) => {
-                // generated code came or went, or what was there is back: the walk uses what it used
-                known.exec_vm = exec_vm;
-                if let Some(newest) = known.generations.front_mut() {
-                    newest.confirmed_at = read_at;
-                    newest.changed_at = newest.changed_at.filter(|&changed| changed > read_at);
-                }
-                self.publish(pid, &known);
-                self.known.insert(pid, known);
-                return;
-            }
-            old => old,
-        };
-        self.replace(
-            pid,
-            &process.comm,
-            mappings,
-            read_at,
-            old,
-            executables,
-            |processes, generation, executables| processes.write_mappings(generation, executables, store),
-        );
-        if let Some(known) = self.known.get_mut(&pid) {
-            known.start = Some(process.start);
-            known.exec_vm = exec_vm;
-        }
-        if let Some(known) = self.known.get(&pid) {
-            self.publish(pid, known);
-        }
-    }
-
-    /// Makes these mappings the newest of a process; `write` puts them where the kernel side reads.
-    #[expect(clippy::too_many_arguments, reason = "the two callers differ in each of them")]
+    /// Makes these mappings the newest of a process; with `store` also for the kernel side.
     fn replace(
         &mut self,
         pid: Pid,
-        comm: &str,
-        mappings: Vec<CodeMapping>,
-        read_at: u64,
-        old: Option<Known>,
+        found: Found,
         executables: &mut Executables,
-        write: impl FnOnce(&mut Self, &Generation, &mut Executables) -> Range<usize>,
+        store: Option<&mut TableStore>,
     ) {
         self.last_generation += 1;
-        let id = match &old {
-            Some(known) => known.id,
-            None => self.add_info(pid, comm),
+        let old = self.known.remove(&pid);
+        let process = match &old {
+            Some(old) => old.id,
+            None => self.add_info(pid, &found.comm),
         };
         let generation = Arc::new(Generation {
             number: self.last_generation,
-            process: id,
-            mappings,
+            process,
+            mappings: found.mappings,
         });
-        for executable in generation
-            .mappings
-            .iter()
-            .filter_map(|mapping| mapping.executable)
-        {
+        // before the old ones go, so that no table is out of use in between
+        for executable in generation.executables() {
             executables.add_user(executable);
         }
-        let slice = write(self, &generation, executables);
-        let mut generations = VecDeque::from([Kept {
+        let is_visible = store.is_some();
+        let slice = store.map_or(0..0, |store| self.write_mappings(&generation, executables, store));
+        let newest = Kept {
             generation,
-            confirmed_at: read_at,
+            confirmed_at: found.read_at,
             changed_at: None,
-        }]);
-        let start = old.as_ref().and_then(|known| known.start);
-        if let Some(mut old) = old {
-            let kept = std::mem::take(&mut old.generations);
-            for executable in kept
-                .front()
-                .iter()
-                .flat_map(|kept| &kept.generation.mappings)
-                .filter_map(|mapping| mapping.executable)
-            {
-                executables.remove_user(executable);
-            }
-            generations.extend(kept.into_iter().take(KEPT_GENERATIONS - 1));
-            self.slices.give(old.slice);
+        };
+        let mut known = Known {
+            id: process,
+            start: found.start,
+            slice,
+            exec_vm: found.exec_vm,
+            generations: VecDeque::from([newest]),
+        };
+        if is_visible {
+            self.publish(pid, &known);
         }
-        self.known.insert(
-            pid,
-            Known {
-                id,
-                start,
-                slice,
-                exec_vm: 0,
-                generations,
-            },
-        );
+        if let Some(mut old) = old {
+            known
+                .generations
+                .extend(old.generations.iter().take(KEPT_GENERATIONS - 1).cloned());
+            self.release(&mut old, executables);
+        }
+        self.known.insert(pid, known);
     }
 
     fn add_info(&mut self, pid: Pid, comm: &str) -> ProcessId {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use moonscope_process::{Executable, Pid};
+use moonscope_process::{Executable, Pid, Process, process};
 use moonscope_unwind::abi;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -220,6 +220,10 @@ impl Session {
             })?;
         self.live.insert(pid);
         let _ = self.drain.borrow_mut().scan(pid);
+        if has_ended(pid) {
+            // before its end was watched for: no event will tell
+            self.live.remove(&pid);
+        }
         Ok(())
     }
 
@@ -370,6 +374,14 @@ fn wait_for(events: &[BorrowedFd<'_>], timeout: Duration) -> Result<bool, ProbeE
             what: "cannot wait for samples",
             source: err.into(),
         }),
+    }
+}
+
+/// Is nothing left of a process that could run? A process lives on when only its first thread has ended.
+fn has_ended(pid: Pid) -> bool {
+    match Process::find(pid) {
+        Ok(process) => process.is_zombie && process::threads(pid).is_ok_and(|threads| threads.len() <= 1),
+        Err(err) => err.is_gone(),
     }
 }
 

@@ -38,12 +38,22 @@ fn totals(json: &serde_json::Value) -> Vec<u64> {
 
 #[test]
 fn root_a_recording_survives_every_conversion() {
-    let Some(recording) = record_program("shares_cpp", &[]) else { return };
+    let Some(recording) = record_program("shares_cpp", &[]) else {
+        return;
+    };
     let json = recording.file("x.json");
     // the very same file
     convert(&json, &recording.file("again.json"), &[]);
-    let (first, again) = (std::fs::read(&json).unwrap(), std::fs::read(recording.file("again.json")).unwrap());
-    assert!(first == again, "{} is not {}", json.display(), recording.file("again.json").display());
+    let (first, again) = (
+        std::fs::read(&json).unwrap(),
+        std::fs::read(recording.file("again.json")).unwrap(),
+    );
+    assert!(
+        first == again,
+        "{} is not {}",
+        json.display(),
+        recording.file("again.json").display()
+    );
     // written later is written the same
     convert(&json, &recording.file("later.folded"), &[]);
     assert_eq!(read_folded(&recording.file("later.folded")), recording.folded);
@@ -56,27 +66,57 @@ fn root_a_recording_survives_every_conversion() {
     let back = Profile::read(&recording.file("back.json"));
     assert_eq!(totals(&back.json), totals(&recording.profile.json));
     assert_eq!(back.json["accounting"], recording.profile.json["accounting"]);
-    assert_eq!(back.json["meta"]["period"], recording.profile.json["meta"]["period"]);
+    assert_eq!(
+        back.json["meta"]["period"],
+        recording.profile.json["meta"]["period"]
+    );
     convert(&recording.file("back.json"), &recording.file("back.folded"), &[]);
-    let sorted = |name: &str| read_folded(&recording.file(name)).into_iter().collect::<BTreeMap<_, _>>();
+    let sorted = |name: &str| {
+        read_folded(&recording.file(name))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>()
+    };
     assert_eq!(sorted("back.folded"), sorted("x.folded"));
     // folded to folded
-    convert(&recording.file("x.folded"), &recording.file("twice.folded"), &["--by", "none"]);
+    convert(
+        &recording.file("x.folded"),
+        &recording.file("twice.folded"),
+        &["--by", "none"],
+    );
     assert_eq!(sorted("twice.folded"), sorted("x.folded"));
 }
 
 #[test]
 fn root_filters_keep_what_they_say() {
-    let Some(recording) = record_program("shares", &[]) else { return };
+    let Some(recording) = record_program("shares", &[]) else {
+        return;
+    };
     let json = recording.file("x.json");
     convert(&json, &recording.file("only.json"), &["--only", "^share_50$"]);
-    convert(&json, &recording.file("without.json"), &["--without", "^share_50$"]);
+    convert(
+        &json,
+        &recording.file("without.json"),
+        &["--without", "^share_50$"],
+    );
     let total = |name: &str| Profile::read(&recording.file(name)).total();
     assert_eq!(total("only.json"), recording.profile.with("share_50"));
-    assert_eq!(total("only.json") + total("without.json"), recording.profile.total());
+    assert_eq!(
+        total("only.json") + total("without.json"),
+        recording.profile.total()
+    );
     // two recordings are added up
-    let (one, two, sum) = (recording.file("only.json"), recording.file("without.json"), recording.file("sum.json"));
-    let args = ["convert", one.to_str().unwrap(), two.to_str().unwrap(), "-o", sum.to_str().unwrap()];
+    let (one, two, sum) = (
+        recording.file("only.json"),
+        recording.file("without.json"),
+        recording.file("sum.json"),
+    );
+    let args = [
+        "convert",
+        one.to_str().unwrap(),
+        two.to_str().unwrap(),
+        "-o",
+        sum.to_str().unwrap(),
+    ];
     assert_eq!(moonscope(&args).code, 0);
     assert_eq!(total("sum.json"), recording.profile.total());
 }
@@ -84,7 +124,10 @@ fn root_filters_keep_what_they_say() {
 /// The same program with a chain of 4 and of 6 links: the difference is the two links.
 #[test]
 fn root_a_comparison_shows_what_changed() {
-    let (Some(before), Some(after)) = (record_program("chain-O2", &["4"]), record_program("chain-O2", &["6"])) else {
+    let (Some(before), Some(after)) = (
+        record_program("chain-O2", &["4"]),
+        record_program("chain-O2", &["6"]),
+    ) else {
         return;
     };
     let (a, b) = (before.file("x.json"), after.file("x.json"));
@@ -104,7 +147,14 @@ fn root_a_comparison_shows_what_changed() {
         let (stack, before) = rest.rsplit_once(' ').unwrap();
         let (before, after): (u64, u64) = (before.parse().unwrap(), after.parse().unwrap());
         if stack.contains(";chain_leaf") {
-            assert!(if stack.contains(";chain_06;") { before == 0 } else { after == 0 }, "{line}");
+            assert!(
+                if stack.contains(";chain_06;") {
+                    before == 0
+                } else {
+                    after == 0
+                },
+                "{line}"
+            );
         }
         old += before;
         new += after;
@@ -119,14 +169,27 @@ fn root_a_comparison_shows_what_changed() {
 /// `--by` makes the outermost frame of graphs; the values stay the same.
 #[test]
 fn root_graphs_can_be_grouped_by_any_label() {
-    let Some(recording) = record_program("shares", &[]) else { return };
+    let Some(recording) = record_program("shares", &[]) else {
+        return;
+    };
     let json = recording.file("x.json");
     let pid = recording.profile.samples[0].pid;
-    for (by, first) in [("comm", "shares".to_owned()), ("pid", format!("shares-{pid}")), ("none", "_start".to_owned())] {
+    for (by, first) in [
+        ("comm", "shares".to_owned()),
+        ("pid", format!("shares-{pid}")),
+        ("none", "_start".to_owned()),
+    ] {
         let file = recording.file(&format!("{by}.folded"));
         convert(&json, &file, &["--by", by]);
         let folded = read_folded(&file);
-        assert_eq!(folded.iter().map(|(_, count)| count).sum::<u64>(), recording.profile.total());
-        assert!(folded.iter().any(|(stack, _)| stack[0] == first), "--by {by}: {:?}", folded[0]);
+        assert_eq!(
+            folded.iter().map(|(_, count)| count).sum::<u64>(),
+            recording.profile.total()
+        );
+        assert!(
+            folded.iter().any(|(stack, _)| stack[0] == first),
+            "--by {by}: {:?}",
+            folded[0]
+        );
     }
 }

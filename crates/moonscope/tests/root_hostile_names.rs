@@ -57,7 +57,11 @@ fn compile(dir: &Path) -> Option<PathBuf> {
     std::fs::write(&source, SOURCE.replace("COMM", COMM)).unwrap();
     let run = |command: &mut Command| {
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     run(Command::new("gcc").args(["-O1", "-o"]).arg(&program).arg(&source));
     let renamed = FUNCTIONS.map(|(plain, hostile)| format!("--redefine-sym={plain}={hostile}"));
@@ -69,14 +73,26 @@ fn compile(dir: &Path) -> Option<PathBuf> {
 #[track_caller]
 fn python(script: &str, file: &Path) {
     let Some(python) = tool("python3") else { return };
-    let output = Command::new(python).args(["-c", script]).arg(file).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(python)
+        .args(["-c", script])
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}: {}",
+        file.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// No control character but a line feed, and nothing that reverses text.
 #[track_caller]
 fn assert_plain(what: &str, text: &str) {
-    let bad = text.chars().find(|&c| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c));
+    let bad = text
+        .chars()
+        .find(|&c| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c));
     assert_eq!(bad, None, "{what}: {text:?}");
 }
 
@@ -88,8 +104,15 @@ fn record_hostile(dir: &Path) -> Option<(Recording, PathBuf)> {
     let path = root().then(|| compile(dir)).flatten()?;
     let program = Program::start(&path, &[]);
     let out = tempfile::tempdir_in(dir).unwrap().keep();
-    let more = ["x.svg", "x.pb.gz", "x.speedscope.json"].map(|name| out.join(name).to_str().unwrap().to_owned());
-    let mut args = vec!["-p".to_owned(), program.pid_text(), "-d".into(), "1500ms".into(), "--lines".into()];
+    let more =
+        ["x.svg", "x.pb.gz", "x.speedscope.json"].map(|name| out.join(name).to_str().unwrap().to_owned());
+    let mut args = vec![
+        "-p".to_owned(),
+        program.pid_text(),
+        "-d".into(),
+        "1500ms".into(),
+        "--lines".into(),
+    ];
     for file in more {
         args.extend(["-o".to_owned(), file]);
     }
@@ -100,10 +123,14 @@ fn record_hostile(dir: &Path) -> Option<(Recording, PathBuf)> {
 #[test]
 fn root_hostile_names_break_no_format() {
     let dir = tempfile::tempdir().unwrap();
-    let Some((recording, out)) = record_hostile(dir.path()) else { return };
+    let Some((recording, out)) = record_hostile(dir.path()) else {
+        return;
+    };
 
     // lossless in the profile
-    recording.profile.assert_all("has the process's name", |sample| sample.comm == COMM_TEXT);
+    recording
+        .profile
+        .assert_all("has the process's name", |sample| sample.comm == COMM_TEXT);
     for (_, name) in FUNCTIONS {
         assert!(recording.profile.with(name) > 20, "{name:?}");
     }
@@ -112,9 +139,18 @@ fn root_hostile_names_break_no_format() {
     assert_plain("table", &read(&recording.file("x.txt")));
     assert_plain("folded", &read(&recording.file("x.folded")));
     // each stack is one line with one count; no frame is split by what its name holds
-    let depth = recording.profile.samples.iter().map(|sample| sample.stack.len()).max().unwrap();
+    let depth = recording
+        .profile
+        .samples
+        .iter()
+        .map(|sample| sample.stack.len())
+        .max()
+        .unwrap();
     for (stack, _) in &recording.folded {
-        assert!(stack.len() <= depth + 1 && stack.iter().all(|frame| !frame.is_empty()), "{stack:?}");
+        assert!(
+            stack.len() <= depth + 1 && stack.iter().all(|frame| !frame.is_empty()),
+            "{stack:?}"
+        );
         assert!(!stack[0].starts_with('#'), "{stack:?}");
     }
 
@@ -127,12 +163,26 @@ assert not names & {'b', 'i'}, names
 assert len(d.getElementsByTagName('script')) <= 1
 assert any('alert' in (t.firstChild.data if t.firstChild else '') for t in d.getElementsByTagName('title'))";
     python(no_tags, &svg);
-    python("import sys, json; json.load(open(sys.argv[1]))", &recording.file("x.json"));
-    python("import sys, json; d = json.load(open(sys.argv[1])); assert d['profiles']", &out.join("x.speedscope.json"));
+    python(
+        "import sys, json; json.load(open(sys.argv[1]))",
+        &recording.file("x.json"),
+    );
+    python(
+        "import sys, json; d = json.load(open(sys.argv[1])); assert d['profiles']",
+        &out.join("x.speedscope.json"),
+    );
     if let Some(go) = tool("go") {
-        let output = Command::new(go).args(["tool", "pprof", "-raw"]).arg(out.join("x.pb.gz")).output().unwrap();
+        let output = Command::new(go)
+            .args(["tool", "pprof", "-raw"])
+            .arg(out.join("x.pb.gz"))
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(text.contains("<script>alert('x')</script>"), "{text}");
     }
 
@@ -140,22 +190,42 @@ assert any('alert' in (t.firstChild.data if t.firstChild else '') for t in d.get
     let total = recording.profile.total();
     for (from, to) in [("x.json", "2.json"), ("x.folded", "3.json")] {
         let (from, to) = (recording.file(from), out.join(to));
-        let run = common::moonscope(&["convert".as_ref(), from.as_os_str(), "-o".as_ref(), to.as_os_str()]);
+        let run = common::moonscope(&[
+            "convert".as_ref(),
+            from.as_os_str(),
+            "-o".as_ref(),
+            to.as_os_str(),
+        ]);
         assert_eq!(run.code, 0, "{}", run.stderr);
         let json: serde_json::Value = serde_json::from_str(&read(&to)).unwrap();
-        let sum: u64 = json["samples"].as_array().unwrap().iter().map(|sample| sample[2][0].as_u64().unwrap()).sum();
+        let sum: u64 = json["samples"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|sample| sample[2][0].as_u64().unwrap())
+            .sum();
         assert_eq!(sum, total);
-        let names: Vec<&str> = json["frames"].as_array().unwrap().iter().filter_map(|f| f["function"].as_str()).collect();
+        let names: Vec<&str> = json["frames"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|f| f["function"].as_str())
+            .collect();
         assert!(names.contains(&"a;b 12"), "{names:?}");
     }
-    assert_eq!(read_folded(&recording.file("x.folded")).len(), recording.folded.len());
+    assert_eq!(
+        read_folded(&recording.file("x.folded")).len(),
+        recording.folded.len()
+    );
 }
 
 /// Everything that is printed about such a process, in whatever way it is named.
 #[test]
 fn root_hostile_names_do_not_reach_the_terminal() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(path) = root().then(|| compile(dir.path())).flatten() else { return };
+    let Some(path) = root().then(|| compile(dir.path())).flatten() else {
+        return;
+    };
     let program = Program::start(&path, &[]);
     let pid = program.pid_text();
     let path = path.to_str().unwrap();
@@ -163,7 +233,15 @@ fn root_hostile_names_do_not_reach_the_terminal() {
         vec!["doctor", "-p", &pid],
         vec!["list", "targets"],
         vec!["record", "-d", "200ms", "-o", path, "-p", &pid],
-        vec!["record", "-d", "200ms", "-o", "/no/such\x1b[31m\ndir/x.svg", "-p", &pid],
+        vec![
+            "record",
+            "-d",
+            "200ms",
+            "-o",
+            "/no/such\x1b[31m\ndir/x.svg",
+            "-p",
+            &pid,
+        ],
         vec!["record", "-d", "200ms", "-o", "/tmp/x.\x1b[31m\nsvg", "-p", &pid],
         vec!["record", "-d", "200ms", "-o", "/dev/null", "--", path],
         vec!["record", "-d", "200ms", "-o", "/no/x.svg", "--", path],
@@ -182,7 +260,17 @@ fn root_hostile_names_do_not_reach_the_terminal() {
         assert_plain(&format!("stdout of {args:?}"), &run.stdout);
     }
     let out = dir.path().join("out.json");
-    let run = common::moonscope(&["record", "-d", "500ms", "-F", "999", "-o", out.to_str().unwrap(), "--exe", path]);
+    let run = common::moonscope(&[
+        "record",
+        "-d",
+        "500ms",
+        "-F",
+        "999",
+        "-o",
+        out.to_str().unwrap(),
+        "--exe",
+        path,
+    ]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_plain("stderr", &run.stderr);
     let profile = Profile::read(&out);

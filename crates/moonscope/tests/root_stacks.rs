@@ -31,14 +31,20 @@ fn assert_chain(recording: &Recording, depth: usize) {
     let chain = chain_of(depth);
     // at -O0 the helpers of common.h are functions of their own
     let of_the_leaf = |name: &str| ["thread_ns", "clock_ns", "wall_ns", "work", "running"].contains(&name);
-    recording.profile.assert_most(0.999, "is main, the chain and its leaf", |sample| {
-        let names = sample.from_main().unwrap_or_default();
-        let below = names.get(chain.len());
-        let known = below.is_none_or(|name| of_the_leaf(name) || name.contains("clock_gettime") || name.is_empty());
-        names.len() >= chain.len() && known && names.iter().zip(&chain).all(|(name, link)| name == link)
-    });
+    recording
+        .profile
+        .assert_most(0.999, "is main, the chain and its leaf", |sample| {
+            let names = sample.from_main().unwrap_or_default();
+            let below = names.get(chain.len());
+            let known = below
+                .is_none_or(|name| of_the_leaf(name) || name.contains("clock_gettime") || name.is_empty());
+            names.len() >= chain.len() && known && names.iter().zip(&chain).all(|(name, link)| name == link)
+        });
     recording.profile.assert_most(0.9, "is in the leaf", |sample| {
-        sample.names().last().is_some_and(|name| *name == "chain_leaf" || of_the_leaf(name))
+        sample
+            .names()
+            .last()
+            .is_some_and(|name| *name == "chain_leaf" || of_the_leaf(name))
     });
 }
 

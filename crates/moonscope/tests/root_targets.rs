@@ -9,11 +9,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::recording::RATE;
-use common::{Program, Recording,  program, record, record_while, repository, root, skip};
+use common::{Program, Recording, program, record, record_while, repository, root, skip};
 
 /// Pids that samples are of.
 fn pids(recording: &Recording) -> BTreeSet<u32> {
-    recording.profile.samples.iter().map(|sample| sample.pid).collect()
+    recording
+        .profile
+        .samples
+        .iter()
+        .map(|sample| sample.pid)
+        .collect()
 }
 
 /// A copy of a test program under a name that no other process has.
@@ -38,38 +43,54 @@ impl Named {
 
 #[test]
 fn root_two_processes_by_pid() {
-    let Some(path) = root().then(|| program("shares")).flatten() else { return };
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
     let programs = [(); 3].map(|()| Program::start(&path, &["60"]));
     let (one, two) = (programs[0].pid_text(), programs[1].pid_text());
     let recording = record(&["-p", &one, "-p", &two, "-d", "1500ms"]);
-    assert_eq!(pids(&recording), BTreeSet::from([programs[0].pid(), programs[1].pid()]));
+    assert_eq!(
+        pids(&recording),
+        BTreeSet::from([programs[0].pid(), programs[1].pid()])
+    );
     let list = record(&["-p", &format!("{one},{two}"), "-d", "500ms"]);
     assert_eq!(pids(&list), pids(&recording));
 }
 
 #[test]
 fn root_processes_by_name_also_those_that_start_later() {
-    let Some(path) = root().then(|| program("short")).flatten() else { return };
+    let Some(path) = root().then(|| program("short")).flatten() else {
+        return;
+    };
     let named = Named::new(&path, "byname");
     let first = Program::start(&named.path, &["60"]);
     // nobody of the target's is the parent of these
     let mut shell = Command::new("sh");
     let script = format!("echo ready; while :; do {} --child; done", named.path.display());
     let later = Program::spawn(shell.args(["-c", &script]));
-    let Some(other) = self::program("shares") else { return };
+    let Some(other) = self::program("shares") else {
+        return;
+    };
     let beside = Program::start(&other, &["60"]);
     let recording = record(&["--comm", named.name(), "--no-inherit", "-d", "2s"]);
     let seen = pids(&recording);
     assert!(seen.len() > 3, "{seen:?}");
-    assert!(!seen.contains(&beside.pid()) && !seen.contains(&later.pid()), "{seen:?}");
-    recording.profile.assert_all("has the name", |sample| sample.comm == named.name());
+    assert!(
+        !seen.contains(&beside.pid()) && !seen.contains(&later.pid()),
+        "{seen:?}"
+    );
+    recording
+        .profile
+        .assert_all("has the name", |sample| sample.comm == named.name());
     assert!(recording.profile.with("short_work") > 50);
     drop((first, later));
 }
 
 #[test]
 fn root_processes_by_program() {
-    let Some(path) = root().then(|| program("shares")).flatten() else { return };
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
     let named = Named::new(&path, "byexe");
     let program = Program::start(&named.path, &["60"]);
     let beside = Program::start(&path, &["60"]);
@@ -139,8 +160,12 @@ fn hierarchy(kind: &str, option: &str) -> Option<String> {
 }
 
 fn by_cgroup(kind: &str, option: &str) {
-    let Some(path) = root().then(|| program("shares")).flatten() else { return };
-    let Some(group) = hierarchy(kind, option).and_then(|mount| Group::make(&mount, kind)) else { return };
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
+    let Some(group) = hierarchy(kind, option).and_then(|mount| Group::make(&mount, kind)) else {
+        return;
+    };
     let below = group.below("below");
     let (inside, deeper, beside) = (
         Program::start(&path, &["60"]),
@@ -151,7 +176,9 @@ fn by_cgroup(kind: &str, option: &str) {
     below.add(deeper.pid());
     let recording = record(&["--cgroup", group.path(), "-d", "2s"]);
     assert_eq!(pids(&recording), BTreeSet::from([inside.pid(), deeper.pid()]));
-    recording.profile.assert_most(0.9, "has its names", |sample| sample.has("one_round"));
+    recording
+        .profile
+        .assert_most(0.9, "has its names", |sample| sample.has("one_round"));
     // by the path that /proc/PID/cgroup shows
     let shown = format!("/{}/below", group.0.file_name().unwrap().to_str().unwrap());
     let recording = record(&["--cgroup", &shown, "-d", "1s"]);
@@ -173,15 +200,24 @@ fn root_a_control_group_of_version_1() {
 /// A process that enters a control group while it is recorded.
 #[test]
 fn root_a_control_group_is_joined_later() {
-    let Some(path) = root().then(|| program("shares")).flatten() else { return };
-    let Some(group) = hierarchy("cgroup2", "").and_then(|mount| Group::make(&mount, "later")) else { return };
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
+    let Some(group) = hierarchy("cgroup2", "").and_then(|mount| Group::make(&mount, "later")) else {
+        return;
+    };
     let first = Program::start(&path, &["60"]);
     group.add(first.pid());
     let second = Program::start(&path, &["60"]);
     let pid = second.pid();
     let recording = record_while(RATE, &["--cgroup", group.path(), "-d", "2s"], || group.add(pid));
     assert_eq!(pids(&recording), BTreeSet::from([first.pid(), pid]));
-    assert!(recording.profile.count(|sample| sample.pid == pid && sample.has("one_round")) > 100);
+    assert!(
+        recording
+            .profile
+            .count(|sample| sample.pid == pid && sample.has("one_round"))
+            > 100
+    );
     drop((first, second));
 }
 
@@ -190,19 +226,36 @@ fn root_a_control_group_is_joined_later() {
 fn assert_names_of_the_container(recording: &Recording, shares: u32, chain: u32) {
     recording.assert_complete(0.99);
     let of = |pid: u32| recording.profile.count(|sample| sample.pid == pid);
-    assert!(of(shares) > 100 && of(chain) > 100, "{} {}", of(shares), of(chain));
-    recording.profile.assert_most(0.99, "has the names of the container's files", |sample| {
-        let names = sample.from_main().unwrap_or_default();
-        match sample.pid {
-            // a path that does not exist on the host
-            pid if pid == shares => names.starts_with(&["main", "one_round"]),
-            // a path that is another file on the host
-            pid if pid == chain => names.starts_with(&["main", "chain_08", "chain_07"]),
-            _ => false,
-        }
-    });
-    let module = |path: &str| recording.profile.json["modules"].as_array().unwrap().iter().any(|m| m["path"] == path);
-    assert!(module("/opt/edge/edge-shares") && module("/usr/bin/env"), "{}", recording.profile.json["modules"]);
+    assert!(
+        of(shares) > 100 && of(chain) > 100,
+        "{} {}",
+        of(shares),
+        of(chain)
+    );
+    recording
+        .profile
+        .assert_most(0.99, "has the names of the container's files", |sample| {
+            let names = sample.from_main().unwrap_or_default();
+            match sample.pid {
+                // a path that does not exist on the host
+                pid if pid == shares => names.starts_with(&["main", "one_round"]),
+                // a path that is another file on the host
+                pid if pid == chain => names.starts_with(&["main", "chain_08", "chain_07"]),
+                _ => false,
+            }
+        });
+    let module = |path: &str| {
+        recording.profile.json["modules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|m| m["path"] == path)
+    };
+    assert!(
+        module("/opt/edge/edge-shares") && module("/usr/bin/env"),
+        "{}",
+        recording.profile.json["modules"]
+    );
 }
 
 fn container(kind: &str) -> Option<Program> {
@@ -227,9 +280,18 @@ fn pid_of(container: &Program, name: &str) -> u32 {
 
 #[test]
 fn root_programs_in_namespaces_of_their_own_get_their_own_names() {
-    let Some(container) = container("namespaces") else { return };
+    let Some(container) = container("namespaces") else {
+        return;
+    };
     let (shares, chain) = (pid_of(&container, "edge-shares"), pid_of(&container, "env"));
-    let recording = record(&["-p", &shares.to_string(), "-p", &chain.to_string(), "-d", "1500ms"]);
+    let recording = record(&[
+        "-p",
+        &shares.to_string(),
+        "-p",
+        &chain.to_string(),
+        "-d",
+        "1500ms",
+    ]);
     assert_names_of_the_container(&recording, shares, chain);
     // a program asked for by its path inside; the host's /usr/bin/env is another
     let recording = record(&["--exe", "/opt/edge/edge-shares", "-d", "700ms"]);
@@ -238,7 +300,9 @@ fn root_programs_in_namespaces_of_their_own_get_their_own_names() {
 
 #[test]
 fn root_a_container_by_id_and_by_name() {
-    let Some(container) = container("podman") else { return };
+    let Some(container) = container("podman") else {
+        return;
+    };
     let (shares, chain) = (pid_of(&container, "edge-shares"), pid_of(&container, "env"));
     let id = container.said("id");
     for query in [&id[..12], &id, &container.said("name")] {
@@ -246,18 +310,30 @@ fn root_a_container_by_id_and_by_name() {
         assert_names_of_the_container(&recording, shares, chain);
         // a shell waits in it; nobody from outside is in the profile
         assert!(pids(&recording).len() <= 3, "{:?}", pids(&recording));
-        assert!(recording.run.stderr.contains("container "), "{}", recording.run.stderr);
+        assert!(
+            recording.run.stderr.contains("container "),
+            "{}",
+            recording.run.stderr
+        );
     }
 }
 
 #[test]
 fn root_the_whole_machine() {
-    let Some(path) = root().then(|| program("shares")).flatten() else { return };
-    let Some(other) = program("chain-static") else { return };
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
+    let Some(other) = program("chain-static") else {
+        return;
+    };
     let (one, two) = (Program::start(&path, &["60"]), Program::start(&other, &["60"]));
     let recording = record(&["-a", "-d", "2s"]);
     assert_eq!(recording.accounting.filtered, 0);
-    let of = |pid, function| recording.profile.count(|sample| sample.pid == pid && sample.has(function));
+    let of = |pid, function| {
+        recording
+            .profile
+            .count(|sample| sample.pid == pid && sample.has(function))
+    };
     assert!(of(one.pid(), "one_round") > 100);
     assert!(of(two.pid(), "chain_leaf") > 100);
     // names of one program never appear in the other

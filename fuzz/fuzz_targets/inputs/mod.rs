@@ -15,6 +15,9 @@ use elf::{CODE, EhFrame, Elf};
 /// Where the made-up stack starts.
 pub const STACK: u64 = 0x7fff_0000_0000;
 
+/// The first byte of a call, of which the code consists.
+pub const CALL: u8 = 0xe8;
+
 /// How much code a made-up file has.
 const CODE_SIZE: usize = 4096;
 
@@ -71,11 +74,39 @@ impl<'a> Bytes<'a> {
         (0..words).flat_map(|_| self.address().to_le_bytes()).collect()
     }
 
+    /// Functions one behind the other, with any instructions.
+    fn functions(&mut self) -> Vec<u8> {
+        let mut frames = EhFrame::default();
+        let len = usize::from(self.byte() % 32);
+        let cie = frames.cie(self.take(len));
+        let mut start = CODE;
+        while !self.0.is_empty() && start < CODE + CODE_SIZE as u64 {
+            let (gap, size) = (self.byte(), self.byte());
+            let len = usize::from(self.byte() % 64);
+            let instructions = self.take(len);
+            start += u64::from(gap % 16);
+            frames.fde(cie, start, u64::from(size) + 1, instructions);
+            start += u64::from(size) + 1;
+        }
+        frames.bytes
+    }
+
+    /// An ELF file of [`Bytes::functions`].
+    pub fn plain_elf(&mut self) -> Vec<u8> {
+        Elf {
+            code: vec![CALL; CODE_SIZE],
+            eh_frame: self.functions(),
+            ..Elf::default()
+        }
+        .build()
+    }
+
     /// An ELF file: the rest of the input as it is, or as the instructions of a few functions, or as a whole
     /// section.
     pub fn elf(&mut self) -> Vec<u8> {
         let mut elf = Elf {
-            code: vec![0xc3; CODE_SIZE],
+            // a return address anywhere is behind a call
+            code: vec![CALL; CODE_SIZE],
             ..Elf::default()
         };
         let kind = self.byte();
@@ -83,18 +114,7 @@ impl<'a> Bytes<'a> {
             0 => return self.0.to_vec(),
             1 => elf.eh_frame = self.0.to_vec(),
             2 => elf.debug_frame = self.0.to_vec(),
-            _ => {
-                let mut frames = EhFrame::default();
-                let len = usize::from(self.byte() % 32);
-                let cie = frames.cie(self.take(len));
-                while !self.0.is_empty() {
-                    let (start, len) = (self.half(), self.half());
-                    let instructions = usize::from(self.byte() % 64);
-                    let instructions = self.take(instructions);
-                    frames.fde(cie, CODE + u64::from(start % 4096), len.into(), instructions);
-                }
-                elf.eh_frame = frames.bytes;
-            }
+            _ => elf.eh_frame = self.functions(),
         }
         elf.without_sections = kind & 0x80 != 0;
         elf.build()

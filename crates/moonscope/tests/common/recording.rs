@@ -160,7 +160,12 @@ pub fn record_while(rate: &str, args: &[&str], something: impl FnOnce()) -> Reco
     for name in ["x.json", "x.folded", "x.txt"] {
         command.arg("-o").arg(file(name));
     }
-    let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let fds = format!("/proc/{}/fd", child.id());
     let is_clock = |fd: std::fs::DirEntry| {
         std::fs::read_link(fd.path()).is_ok_and(|link| link.to_string_lossy().contains("perf_event"))

@@ -1,0 +1,12 @@
+//! The test programs, and nginx under load, as the tests of the command start them.
+#![allow(dead_code)] // the parts are used there
+
+#[path = "../../../moonscope/tests/common/here.rs"]
+pub mod here;
+#[path = "../../../moonscope/tests/common/load.rs"]
+pub mod load;
+#[path = "../../../moonscope/tests/common/program.rs"]
+pub mod program;
+
+pub use here::{repository, root, skip, tool, wait_until};
+pub use program::{Program, program};
