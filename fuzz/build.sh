@@ -9,6 +9,9 @@ RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-
 	-Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions=on -Coverflow-checks=on -Ccodegen-units=1"
 if [ "${SANITIZER:-}" = address ]; then
 	RUSTFLAGS="$RUSTFLAGS -Zsanitizer=address"
+	# bpf/walk.h and liblzma too; what is undefined in C traps
+	export CC="${CC:-clang}"
+	export CFLAGS="-fsanitize=address,fuzzer-no-link,undefined -fsanitize-trap=undefined"
 fi
 RUSTFLAGS=$(echo $RUSTFLAGS)
 export RUSTFLAGS

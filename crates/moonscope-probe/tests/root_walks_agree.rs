@@ -40,7 +40,11 @@ fn compare(pids: impl IntoIterator<Item = u32>, walk_loop: WalkLoop) -> Comparis
     session.start().unwrap();
     let patience = Instant::now() + Duration::from_secs(60);
     while session.progress().0 < ENOUGH {
-        assert!(Instant::now() < patience, "only {} samples in a minute", session.progress().0);
+        assert!(
+            Instant::now() < patience,
+            "only {} samples in a minute",
+            session.progress().0
+        );
         session.poll(Duration::from_millis(50)).unwrap();
     }
     session.finish().unwrap().0.received.comparison
@@ -48,9 +52,21 @@ fn compare(pids: impl IntoIterator<Item = u32>, walk_loop: WalkLoop) -> Comparis
 
 #[track_caller]
 fn assert_agreement(what: &str, comparison: &Comparison) {
-    let Comparison { samples, frames, equal_frames, other_ends, differences } = comparison;
-    println!("{what}: {samples} samples, {frames} frames, {} differ, {other_ends} end otherwise", frames - equal_frames);
-    assert!(*samples > ENOUGH / 2, "{what}: only {samples} samples were walked both ways");
+    let Comparison {
+        samples,
+        frames,
+        equal_frames,
+        other_ends,
+        differences,
+    } = comparison;
+    println!(
+        "{what}: {samples} samples, {frames} frames, {} differ, {other_ends} end otherwise",
+        frames - equal_frames
+    );
+    assert!(
+        *samples > ENOUGH / 2,
+        "{what}: only {samples} samples were walked both ways"
+    );
     assert!(
         *equal_frames as f64 >= BAR * *frames as f64,
         "{what}: {equal_frames} of {frames} frames agree\n{}",
@@ -65,10 +81,15 @@ fn assert_agreement(what: &str, comparison: &Comparison) {
 
 /// A program of `tests/programs`, by both loops.
 fn walks_of(name: &str, args: &[&str]) {
-    let Some(path) = root().then(|| program(name)).flatten() else { return };
+    let Some(path) = root().then(|| program(name)).flatten() else {
+        return;
+    };
     for walk_loop in [WalkLoop::BpfLoop, WalkLoop::PlainLoop] {
         let program = Program::start(&path, &[&["120"], args].concat());
-        assert_agreement(&format!("{name}, {walk_loop:?}"), &compare([program.pid()], walk_loop));
+        assert_agreement(
+            &format!("{name}, {walk_loop:?}"),
+            &compare([program.pid()], walk_loop),
+        );
     }
 }
 
@@ -130,7 +151,15 @@ struct Busy(Child);
 impl Busy {
     fn start(program: &Path, args: &[&str]) -> Self {
         let mut command = Command::new(program);
-        Self(command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Self(
+            command
+                .args(args)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
     }
 }
 
@@ -143,22 +172,38 @@ impl Drop for Busy {
 
 #[test]
 fn root_walks_of_openssl_agree() {
-    let Some(openssl) = root().then(|| tool("openssl")).flatten() else { return };
+    let Some(openssl) = root().then(|| tool("openssl")).flatten() else {
+        return;
+    };
     // assembly with rules on other registers; big numbers
-    for args in [&["speed", "-seconds", "60", "sha512"][..], &["speed", "-seconds", "60", "rsa2048"]] {
+    for args in [
+        &["speed", "-seconds", "60", "sha512"][..],
+        &["speed", "-seconds", "60", "rsa2048"],
+    ] {
         let busy = Busy::start(&openssl, args);
-        assert_agreement(&format!("openssl {args:?}"), &compare([busy.0.id()], WalkLoop::BpfLoop));
+        assert_agreement(
+            &format!("openssl {args:?}"),
+            &compare([busy.0.id()], WalkLoop::BpfLoop),
+        );
     }
 }
 
 #[test]
 fn root_walks_of_gzip_agree() {
-    let Some(gzip) = root().then(|| tool("gzip")).flatten() else { return };
+    let Some(gzip) = root().then(|| tool("gzip")).flatten() else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("numbers");
-    // a minute and more of work
-    let numbers: String = (0..30_000_000u64).map(|n| char::from(b'a' + (n * n % 251 % 26) as u8)).collect();
-    std::fs::write(&file, numbers.repeat(8)).unwrap();
+    let file = dir.path().join("letters");
+    // some seconds of work
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let letters: Vec<u8> = (0..48 << 20)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            b'a' + (state >> 60) as u8
+        })
+        .collect();
+    std::fs::write(&file, letters).unwrap();
     let busy = Busy::start(&gzip, &["-9", "-c", file.to_str().unwrap()]);
     assert_agreement("gzip", &compare([busy.0.id()], WalkLoop::BpfLoop));
 }
@@ -170,6 +215,9 @@ fn root_walks_of_nginx_agree() {
     }
     let Some(nginx) = Nginx::start() else { return };
     for walk_loop in [WalkLoop::BpfLoop, WalkLoop::PlainLoop] {
-        assert_agreement(&format!("nginx, {walk_loop:?}"), &compare(nginx.pids(), walk_loop));
+        assert_agreement(
+            &format!("nginx, {walk_loop:?}"),
+            &compare(nginx.pids(), walk_loop),
+        );
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: `docs/exit-codes.md`. Those tests that get as far as the kernel need root and are named `root_*`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;

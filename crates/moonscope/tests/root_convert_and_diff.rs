@@ -2,6 +2,8 @@
 //!
 //! The truth: sums over the recorded `.json`, and how the two recorded programs differ.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -2,6 +2,8 @@
 //!
 //! The truth: which processes the master has, and what the source of nginx calls in which order.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -3,6 +3,8 @@
 //!
 //! The truth is what each program of `tests/programs` says that it ran, and for how long.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeSet;
@@ -39,7 +41,7 @@ fn assert_threads(recording: &Recording, truth: &Truth, first: usize) {
             assert_eq!(sample.thread, format!("worker-{k}"), "{sample}");
             assert_eq!(sample.comm, "threads", "{sample}");
             assert!(
-                sample.from("enter_thread").is_some_and(|names| names[1] == name),
+                sample.below("enter_thread").is_some_and(|names| names[1] == name),
                 "{sample}"
             );
             tids.insert(sample.tid);
@@ -135,7 +137,7 @@ fn root_a_library_at_the_place_of_another_gets_its_own_names() {
     recording
         .profile
         .assert_most(0.97, "is outer and inner of one library, or cut", |sample| {
-            let names = sample.from("use_library").unwrap_or_default();
+            let names = sample.below("use_library").unwrap_or_default();
             let pair = |library: &str| {
                 names.get(1..3) == Some(&[&*format!("{library}_outer"), &*format!("{library}_inner")])
             };
@@ -178,7 +180,7 @@ fn root_children_are_followed_and_exec_ends_the_old_program() {
     recording
         .profile
         .assert_most(0.9, "is main; child; before_exec or main; after_exec", |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             names.starts_with(&["main", "child", "before_exec"]) || names.starts_with(&["main", "after_exec"])
         });
 }
@@ -250,7 +252,7 @@ fn root_processes_of_50_ms_have_names_and_stacks() {
     let right = recording.profile.count(|sample| {
         of_short(sample)
             && sample
-                .from_main()
+                .below_main()
                 .is_some_and(|names| names.starts_with(&["main", "short_lived", "short_work"]))
     });
     // 30 x 50 ms at 1999 Hz are 3,000 samples, if the machine has nothing else to do

@@ -2,6 +2,8 @@
 //!
 //! The truth is the program's own: the kernel's CPU clock of its thread, printed at its end.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -92,7 +94,7 @@ fn assert_shares_of_c(path: &Path) -> Recording {
     assert_eq!(truth.shares.len(), 3);
     assert_shares(&recording, &truth, |sample, part| {
         sample
-            .from_main()
+            .below_main()
             .is_some_and(|names| names.starts_with(&["main", "one_round", part]))
     });
     recording
@@ -227,7 +229,7 @@ fn shares_of_cpp(flavour: &str) {
     assert_shares(&recording, &truth, |sample, part| {
         let function = format!("{part}(unsigned long)");
         sample
-            .from_main()
+            .below_main()
             .is_some_and(|names| names.starts_with(&["main", "one_round()", &function]))
     });
     // a template, a closure, and a comparison called by the standard library carry their full names
@@ -279,7 +281,7 @@ fn shares_of_rust(flavour: &str) {
         part => name == format!("shares_rs::{part}"),
     };
     assert_shares(&recording, &truth, |sample, part| {
-        let below_main = sample.from("shares_rs::main");
+        let below_main = sample.below("shares_rs::main");
         below_main.is_some_and(|names| names.iter().any(|name| is(name, part)))
     });
 }

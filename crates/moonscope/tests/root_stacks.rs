@@ -2,6 +2,8 @@
 //!
 //! The truth is the source of each program (`tests/programs`), which says at its top what its stacks are.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use common::{Frame, Program, Recording, Sample, assert_share, nm, program, record, root};
@@ -34,7 +36,7 @@ fn assert_chain(recording: &Recording, depth: usize) {
     recording
         .profile
         .assert_most(0.999, "is main, the chain and its leaf", |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             let below = names.get(chain.len());
             let known = below
                 .is_none_or(|name| of_the_leaf(name) || name.contains("clock_gettime") || name.is_empty());
@@ -172,7 +174,7 @@ fn root_a_stack_of_900_frames_is_whole() {
     recording
         .profile
         .assert_most(0.99, "has main, 900 frames and the leaf", |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             descents(sample) == 900 && names.get(901) == Some(&"deep_leaf")
         });
 }
@@ -223,7 +225,7 @@ fn root_samples_in_prologues_and_epilogues_have_their_callers() {
     recording
         .profile
         .assert_most(0.9995, "is leaf_parent, or a leaf called by it", |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             match names[..] {
                 ["main", "leaf_parent"] => true,
                 ["main", "leaf_parent", leaf, ..] => {
@@ -246,7 +248,7 @@ fn calls_through_the_plt(flavour: &str) {
         0.9995,
         "is plt_caller, a stub or a callee called by it",
         |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             match names[..] {
                 ["main", "plt_caller"] => true,
                 ["main", "plt_caller", callee] => {
@@ -286,7 +288,7 @@ fn root_the_vdso_has_its_callers_and_names() {
         .profile
         .assert_most(0.999, "is vdso_loop, libc and the vDSO", |sample| {
             sample
-                .from_main()
+                .below_main()
                 .is_some_and(|names| names.starts_with(&["main", "vdso_loop"]))
         });
     recording
@@ -310,7 +312,7 @@ fn root_realigned_and_variable_frames_are_walked() {
         .profile
         .assert_most(0.999, "is the chain of the source", |sample| {
             let chain = ["main", "vla_frame", "drap_frame", "avx_frame", "realign_leaf"];
-            sample.from_main().is_some_and(|names| names.starts_with(&chain))
+            sample.below_main().is_some_and(|names| names.starts_with(&chain))
         });
 }
 
@@ -342,7 +344,7 @@ fn root_kernel_frames_stand_above_the_function_that_called() {
         );
     }
     let is_kernel = |callers: &[&str], sample: &Sample| {
-        let names = sample.from_main().unwrap_or_default();
+        let names = sample.below_main().unwrap_or_default();
         sample.kernel().count() > 0 && names.ends_with(callers)
     };
     let reads = recording
@@ -393,7 +395,7 @@ fn handler_stands_in_the_middle(stack: &[&str]) {
         0.995,
         "is main, work_outer, and below it the handler or not",
         |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             let at = names.iter().position(|name| *name == "on_timer");
             names.starts_with(&["main", "work_outer"])
                 && at.is_none_or(|at| {
@@ -402,7 +404,7 @@ fn handler_stands_in_the_middle(stack: &[&str]) {
         },
     );
     let through = |sample: &Sample, what: &str| {
-        let names = sample.from_main().unwrap_or_default();
+        let names = sample.below_main().unwrap_or_default();
         let at = names.iter().position(|name| *name == what);
         at.is_some_and(|at| names[at..].contains(&"handler_work"))
     };

@@ -2,6 +2,8 @@
 //!
 //! The truth is which processes the test started itself.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use std::collections::BTreeSet;
@@ -68,7 +70,7 @@ fn root_processes_by_name_also_those_that_start_later() {
     let mut shell = Command::new("sh");
     let script = format!("echo ready; while :; do {} --child; done", named.path.display());
     let later = Program::spawn(shell.args(["-c", &script]));
-    let Some(other) = self::program("shares") else {
+    let Some(other) = program("shares") else {
         return;
     };
     let beside = Program::start(&other, &["60"]);
@@ -235,7 +237,7 @@ fn assert_names_of_the_container(recording: &Recording, shares: u32, chain: u32)
     recording
         .profile
         .assert_most(0.99, "has the names of the container's files", |sample| {
-            let names = sample.from_main().unwrap_or_default();
+            let names = sample.below_main().unwrap_or_default();
             match sample.pid {
                 // a path that does not exist on the host
                 pid if pid == shares => names.starts_with(&["main", "one_round"]),

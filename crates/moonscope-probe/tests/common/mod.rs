@@ -1,5 +1,5 @@
 //! The test programs, and nginx under load, as the tests of the command start them.
-#![allow(dead_code)] // the parts are used there
+#![allow(dead_code, unused_imports)] // the parts are used there
 
 #[path = "../../../moonscope/tests/common/here.rs"]
 pub mod here;

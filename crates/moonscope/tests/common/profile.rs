@@ -78,12 +78,12 @@ impl Sample {
     }
 
     /// Names of the user part from `main` on; `None` without a `main`.
-    pub fn from_main(&self) -> Option<Vec<&str>> {
-        self.from("main")
+    pub fn below_main(&self) -> Option<Vec<&str>> {
+        self.below("main")
     }
 
     /// Names of the user part from the outermost frame of this function on.
-    pub fn from(&self, function: &str) -> Option<Vec<&str>> {
+    pub fn below(&self, function: &str) -> Option<Vec<&str>> {
         let names = self.names();
         let at = names.iter().position(|name| *name == function)?;
         Some(names[at..].to_vec())
