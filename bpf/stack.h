@@ -57,7 +57,8 @@ static __always_inline bool must_walk_later(__u32 end, __u32 flags)
 {
 	if (flags & MS_SAMPLE_MAPS_CHANGED)
 		return true;
-	return end == MS_END_NEW_PROCESS || end == MS_END_NO_TABLE;
+	/* writable code is not in exec_vm, and mprotect tells nobody of it */
+	return end == MS_END_NEW_PROCESS || end == MS_END_NO_TABLE || end == MS_END_NO_MAPPING;
 }
 
 static __always_inline void walk_user(struct scratch *s, struct task_struct *task, __u32 pid,
@@ -151,7 +152,7 @@ static __always_inline void send_sample(struct scratch *s)
 	__u64 flags = BPF_RB_NO_WAKEUP;
 
 	/* someone new: its mappings must be read before it can end */
-	if (s->sample.flags & MS_SAMPLE_STACK)
+	if (s->sample.flags & MS_SAMPLE_STACK && s->sample.end != MS_END_NO_MAPPING)
 		flags = BPF_RB_FORCE_WAKEUP;
 	if (len > sizeof(s->sample) + sizeof(s->words))
 		len = sizeof(s->sample) + sizeof(s->words);

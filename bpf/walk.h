@@ -28,11 +28,6 @@
 
 #define MS_BIT(reg) (1U << (reg))
 
-/* What a called function must keep (psABI figure 3.4), and what a walk always has. */
-#define MS_KEPT (MS_BIT(MS_REG_RBX) | MS_BIT(MS_REG_RBP) | MS_BIT(MS_REG_R12) | \
-		 MS_BIT(MS_REG_R13) | MS_BIT(MS_REG_R14) | MS_BIT(MS_REG_R15) | \
-		 MS_BIT(MS_REG_RSP) | MS_BIT(MS_REG_RIP))
-
 static __always_inline int ms_stop(struct walk *w, __u32 end)
 {
 	w->end = end;
@@ -276,7 +271,11 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 			return ms_stop(w, MS_END_UNSUPPORTED);
 		pc = w->window[(words - 1) & (MS_WINDOW_BUFFER - 1)];
 	}
-	w->valid &= MS_KEPT;
+	/*
+	 * Registers that a called function may change stay valid: what follows uses
+	 * one only if its own rule, at a return address, says that it was kept
+	 * (aesni_gcm_encrypt of libcrypto finds its CFA by rax).
+	 */
 	MS_RESTORE(w, rule, top, words, MS_SAVED_RBX, MS_REG_RBX);
 	MS_RESTORE(w, rule, top, words, MS_SAVED_RBP, MS_REG_RBP);
 	MS_RESTORE(w, rule, top, words, MS_SAVED_R12, MS_REG_R12);
@@ -334,6 +333,9 @@ static __always_inline int walk_step(struct walk *w)
 	rule = ms_rule(ms_find_rule(table, lookup - w->here.bias));
 	switch (rule->cfa) {
 	case MS_CFA_HOLE:
+		/* a made-up return address: the first byte of what ends a stack (makecontext) */
+		if (!w->exact && ms_rule(ms_find_rule(table, pc - w->here.bias))->cfa == MS_CFA_ROOT)
+			return ms_stop(w, MS_END_ROOT);
 		return ms_step_by_fp(w);
 	case MS_CFA_ROOT:
 		return ms_stop(w, MS_END_ROOT);

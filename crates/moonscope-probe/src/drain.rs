@@ -213,7 +213,8 @@ impl Drain {
             }
             return None;
         };
-        let reason = if err.is_permission() {
+        // with /proc mounted hidepid=2 what may not be read looks like what is not there
+        let reason = if err.is_permission() || is_hidden(head.pid) {
             NOT_PERMITTED
         } else {
             ENDED_EARLY
@@ -388,7 +389,11 @@ impl Drain {
             .enumerate()
             .rev()
             .map(|(depth, &addr)| RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) }));
-        let user_frames = user.iter().rev().map(|frame| locate(frame, generation));
+        let user_frames = user
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(depth, frame)| locate(frame, user.get(depth + 1), generation));
         // a sample without any frame still is one
         let nothing = (user.is_empty() && kernel.is_empty() && cut.is_none()).then_some(RawFrame::Unknown);
         let stack = self.stacks.intern(
@@ -431,4 +436,16 @@ impl Drain {
             },
         );
     }
+}
+
+/// Is the process there although `/proc` does not show it?
+fn is_hidden(pid: Pid) -> bool {
+    let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
+        return false;
+    };
+    let is_there = !matches!(
+        rustix::process::test_kill_process(id),
+        Err(rustix::io::Errno::SRCH)
+    );
+    is_there && !std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

@@ -43,9 +43,15 @@ pub fn moved(frame: &WalkFrame, used: &Generation, newest: &Generation) -> bool 
     }
 }
 
-/// Where a frame is, apart from the process.
-pub fn locate(frame: &WalkFrame, generation: Option<&Generation>) -> RawFrame {
-    let addr = lookup_addr(frame);
+/// Where a frame is, apart from the process; `called_by` is the frame that is next to the root.
+pub fn locate(frame: &WalkFrame, called_by: Option<&WalkFrame>, generation: Option<&Generation>) -> RawFrame {
+    // what a signal interrupted is exact: this is the trampoline, whose return address is its first byte
+    let is_trampoline = called_by.is_some_and(|caller| caller.exact);
+    let addr = if is_trampoline {
+        frame.addr
+    } else {
+        lookup_addr(frame)
+    };
     let Some((generation, mapping)) =
         generation.and_then(|generation| Some((generation, generation.find(addr)?)))
     else {

@@ -108,6 +108,10 @@ impl Object {
                     what: "cannot load BPF programs",
                 }
             }
+            _ if messages.mention("EMFILE") => ProbeError::Io {
+                what: "cannot load BPF programs (raise `ulimit -n`)",
+                source: std::io::Error::from_raw_os_error(libc::EMFILE),
+            },
             _ => ProbeError::Load {
                 reason: messages.last_words(&err),
             },
@@ -244,6 +248,10 @@ impl Messages {
         MESSAGES.with_borrow_mut(Vec::clear);
         libbpf_rs::set_print(Some((PrintLevel::Warn, keep)));
         Self
+    }
+
+    fn mention(&self, word: &str) -> bool {
+        MESSAGES.with_borrow(|lines| lines.iter().any(|line| line.contains(word)))
     }
 
     fn mention_verifier(&self) -> bool {

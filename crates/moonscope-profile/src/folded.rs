@@ -14,6 +14,7 @@ use crate::limits;
 use crate::meta::ValueType;
 use crate::options::WriteOptions;
 use crate::profile::Profile;
+use crate::text::is_deceptive;
 use crate::view::View;
 
 /// Writes one line for each stack, sorted.
@@ -75,7 +76,7 @@ pub(crate) fn escape(name: &str) -> Cow<'_, str> {
 
 /// Characters that break lines, fields or terminals. All of them have codes below 65536.
 fn is_hidden(c: char) -> bool {
-    c.is_control() || (c.is_whitespace() && c != ' ') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{feff}')
+    is_deceptive(c) || (c.is_whitespace() && c != ' ')
 }
 
 /// The character that an escape at the start of `text` stands for, and the length of the escape.

@@ -12,9 +12,6 @@ use crate::walker::{RBP, RIP, RSP, Registers, StackCopy};
 /// Operations of one expression. The longest real ones have about ten.
 const MAX_OPERATIONS: u32 = 256;
 
-/// What a called function must keep: rbx, rbp, r12 to r15 (psABI, figure 3.4).
-const KEPT: [usize; abi::MS_NR_SAVED as usize] = [3, 6, 12, 13, 14, 15];
-
 /// `mov $15, %rax; syscall`, the code that signal handlers return to.
 const TRAMPOLINE: &[u8] = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05";
 
@@ -53,8 +50,8 @@ pub(crate) fn by_rules(
         ..*registers
     };
     for register in 0..caller.regs.len() {
-        let kept = rules.signal || KEPT.contains(&register);
-        if kept && register != RIP && register != RSP {
+        // also those that a called function may change: who relies on one, at a return address, says so
+        if register != RIP && register != RSP {
             caller.set(register, registers.get(register));
         }
     }

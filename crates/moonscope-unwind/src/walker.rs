@@ -214,10 +214,25 @@ impl<M: Modules> Walker<'_, M> {
                     let caller = frame_step::by_go_frame(frame, &self.registers, self.stack)?;
                     self.accept(caller)
                 }
+                None if self.starts_a_stack(data, here) => Err(WalkEnd::Root),
                 None => self.by_frame_pointer(),
             },
             Err(_) => Err(WalkEnd::Unsupported),
         }
+    }
+
+    /// Is this a made-up return address, the first byte of a function that ends a stack (makecontext)?
+    fn starts_a_stack(&mut self, data: &UnwindData, here: Option<u64>) -> bool {
+        let Some(here) = here.filter(|_| !self.exact) else {
+            return false;
+        };
+        let rules = data.rules_at(here, &mut self.context);
+        rules.ok().flatten().is_some_and(|rules| {
+            matches!(
+                frame_step::by_rules(&rules, &self.registers, self.stack),
+                Err(WalkEnd::Root)
+            )
+        })
     }
 
     fn accept(&mut self, caller: Caller) -> Result<(), WalkEnd> {

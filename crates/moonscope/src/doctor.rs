@@ -39,7 +39,8 @@ Examples:
   sudo moonscope doctor --nginx        and what is known of the code of nginx?
   moonscope doctor --json -p $$        the same of this shell, for scripts
 
-Exit status: 0 if recording can work, 3 if something that it needs is missing.";
+Exit status: 0 if recording can work, 3 if something that it needs is missing,
+4 if there is no such target.";
 
 /// All that the doctor found out.
 #[derive(Serialize)]

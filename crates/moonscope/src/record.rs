@@ -73,7 +73,9 @@ pub struct RecordArgs {
         long,
         value_name = "LABEL",
         default_value = "comm",
-        help_heading = "What graphs show"
+        help_heading = "What graphs show",
+        value_parser = ["comm", "pid", "tid", "thread", "none"],
+        hide_possible_values = true
     )]
     by: String,
 
@@ -138,6 +140,7 @@ const TURN: Duration = Duration::from_millis(100);
 
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
+    check_stdout(&args.output)?;
     let paths = if args.output.is_empty() {
         vec![default_path("svg")]
     } else {
@@ -153,13 +156,15 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         ..WriteOptions::default()
     };
     let target = args.target.resolve()?;
-    raise_file_limit();
+    check_pid_namespace()?;
     let stop = Stop::on_signals()?;
     let mut command = match &target.scope {
         Scope::Command { program, argv } => Some(Command::start(program, argv)?),
         _ => None,
     };
 
+    // not before the command was made, which shall have the limits of whoever typed it
+    raise_file_limit();
     let mut session = Session::prepare(&options(&args, &target, command.as_ref())).map_err(probe_failure)?;
     let clock = session.clock();
     let walk_loop = session.walk_loop();
@@ -199,6 +204,26 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         Err(failure) => return Err(rescue::save(&profile, failure)),
     };
     Ok(recording.finish(&profile, &symbolizer, &written))
+}
+
+fn check_stdout(outputs: &[PathBuf]) -> Result<(), Failure> {
+    if outputs.iter().all(|path| path.as_os_str() != "-") {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Usage, "a recording is written to files, not to stdout").with_remedy(
+        "record to a file first: moonscope record -o x.json ...; moonscope convert x.json -o - --to folded",
+    ))
+}
+
+/// The kernel side knows processes by the ids of the machine.
+fn check_pid_namespace() -> Result<(), Failure> {
+    if moonscope_process::process::in_initial_pid_namespace() {
+        return Ok(());
+    }
+    let what = "this is a pid namespace of its own: processes have other ids in the kernel";
+    Err(Failure::new(Code::NotPermitted, what).with_remedy(
+        "run moonscope on the host, or in a container that shares its pid namespace (--pid=host)",
+    ))
 }
 
 /// Each executable is held open. As many files as the hard limit allows; that it cannot be raised is told

@@ -19,6 +19,7 @@ const USAGE: i32 = 2;
 const NOT_PERMITTED: i32 = 3;
 const NO_TARGET: i32 = 4;
 const NO_SAMPLES: i32 = 5;
+const PARTIAL: i32 = 6;
 
 /// The error is one line that begins with our name and has these words; what follows is indented advice.
 #[track_caller]
@@ -384,37 +385,66 @@ fn root_a_recording_of_a_process_that_ends_at_once_ends_too() {
     }
 }
 
-/// A file system with room for less than the profile: nothing is half-written, and what was recorded is not lost
-/// where there is another place.
-#[test]
-fn root_a_full_disk_leaves_no_half_file() {
-    let Some(path) = root().then(|| program("chain-O2")).flatten() else {
-        return;
-    };
-    let Some(unshare) = tool("unshare") else { return };
-    let program = Program::start(&path, &["60", "60"]);
-    let (small, large) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let script = "mount -t tmpfs -o size=8k tmpfs \"$1\" || exit 99
-        \"$2\" record -p \"$3\" -F 1999 -d 300ms -o \"$1/x.svg\" -o \"$4/x.json\"; code=$?
-        ls -A \"$1\"; exit $code";
-    let mut command = Command::new(unshare);
+/// Records into a file system with room for less than an SVG, with these outputs more; `None` if none can be mounted.
+/// Temporary files go to `elsewhere`.
+fn record_on_a_full_disk(elsewhere: &Path, more: &[&Path]) -> Option<Run> {
+    let program = Program::start(&program("chain-O2")?, &["60", "60"]);
+    let small = tempfile::tempdir().unwrap();
+    // what `ls` prints goes to stdout, which must be empty
+    let script = "small=$1; binary=$2; pid=$3; shift 3; mount -t tmpfs -o size=8k tmpfs \"$small\" || exit 99
+        \"$binary\" record -p \"$pid\" -F 1999 -d 300ms -o \"$small/x.svg\" \"$@\"; code=$?
+        ls -A \"$small\"; exit $code";
+    let mut command = Command::new(tool("unshare")?);
     command
         .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(small.path())
-        .arg(env!("CARGO_BIN_EXE_moonscope"));
-    let run: Run = command
+        .args([small.path(), Path::new(env!("CARGO_BIN_EXE_moonscope"))])
         .arg(program.pid_text())
-        .arg(large.path())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-        .into();
-    if run.code == 99 {
-        return skip("cannot mount a tmpfs");
+        .env("TMPDIR", elsewhere)
+        .stdin(Stdio::null());
+    for path in more {
+        command.arg("-o").arg(path);
     }
-    // `ls` shows nothing
-    assert_fails(&run, FAILED, &["x.svg", "free some space", "x.json is written"]);
-    assert!(common::Profile::read(&large.path().join("x.json")).total() > 50);
+    let run: Run = command.output().unwrap().into();
+    if run.code == 99 {
+        skip("cannot mount a tmpfs");
+        return None;
+    }
+    Some(run)
+}
+
+/// Nothing is half-written, and what fits elsewhere is written there.
+#[test]
+fn root_a_full_disk_leaves_no_half_file() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let json = elsewhere.path().join("x.json");
+    let Some(run) = root()
+        .then(|| record_on_a_full_disk(elsewhere.path(), &[&json]))
+        .flatten()
+    else {
+        return;
+    };
+    assert_fails(&run, PARTIAL, &["x.svg", "free some space", "x.json is written"]);
+    assert!(common::Profile::read(&json).total() > 50);
+}
+
+/// When nothing could be written where it was asked for, the recording is kept in the temporary directory.
+#[test]
+fn root_a_full_disk_loses_no_recording() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let Some(run) = root()
+        .then(|| record_on_a_full_disk(elsewhere.path(), &[]))
+        .flatten()
+    else {
+        return;
+    };
+    assert_fails(&run, FAILED, &["x.svg", "nothing is lost"]);
+    let files: Vec<_> = std::fs::read_dir(elsewhere.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    assert!(run.stderr.contains(file.to_str().unwrap()), "{}", run.stderr);
+    assert!(common::Profile::read(file).total() > 50);
 }
 
 #[test]

@@ -91,12 +91,12 @@ fn symbols() -> Check {
             format!("addresses are hidden (kptr_restrict {restrict})"),
         )
         .limited(
-            "kernel frames have no names, only [kernel+0x...]",
+            "kernel frames have no names, only [kernel]",
             "give moonscope CAP_SYSLOG (or run it as root) with kernel.kptr_restrict at 1 or 0:\n\
              sysctl kernel.kptr_restrict=1",
         ),
         None => Check::info(GROUP, NAME, "/proc/kallsyms is not there").limited(
-            "kernel frames have no names, only [kernel+0x...]",
+            "kernel frames have no names, only [kernel]",
             "boot a kernel built with CONFIG_KALLSYMS=y",
         ),
     }

@@ -113,7 +113,7 @@ impl Recording {
             ));
         }
         failure.with_remedy(format!(
-            "it used no CPU time: of {} ticks, {} found an idle CPU and {} another task\n\
+            "no tick found it on a CPU: of {} ticks, {} found an idle CPU and {} another task\n\
              (a process that waits has no CPU profile; try a longer -d, or a higher -F)",
             ticks.fired, ticks.idle, ticks.filtered
         ))

@@ -298,7 +298,7 @@ pub(super) fn command(argv: &[OsString]) -> Result<Target, Failure> {
     let name = argv.first().map_or(OsStr::new(""), OsString::as_os_str);
     let program = find_program(name)?;
     let words: Vec<String> = argv.iter().map(|word| visible(word).to_string()).collect();
-    let what = format!("command {}", words.join(" "));
+    let what = format!("command {}", shortened(&words.join(" ")));
     Ok(Target {
         what,
         scope: Scope::Command {
@@ -306,6 +306,15 @@ pub(super) fn command(argv: &[OsString]) -> Result<Target, Failure> {
             argv: argv.to_vec(),
         },
     })
+}
+
+/// The beginning of a command line that is too long for a title.
+fn shortened(command: &str) -> String {
+    const LONGEST: usize = 60;
+    match command.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &command[..end]),
+        None => command.to_owned(),
+    }
 }
 
 /// Looks for a program as a shell does.
