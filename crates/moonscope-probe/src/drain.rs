@@ -16,7 +16,7 @@ use crate::limits::REMEMBERED_STACKS;
 use crate::mmap_watch::MmapWatch;
 use crate::processes::{Processes, monotonic_now};
 use crate::sample::{KeptRecord, RawSample, Record, comm_bytes, comm_text};
-use crate::stacks::{RawFrame, RawStackId, RawStacks, Thread};
+use crate::stacks::{RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread};
 use crate::tables::TableStore;
 use crate::user_walk::walk_copy;
 
@@ -291,9 +291,7 @@ impl Drain {
         }
         let end = sample.end();
         let frames = user_frames(sample.user());
-        let Some((stack, verdict)) = self.place(sample, generation.as_deref(), &frames, cut_of(end)) else {
-            return;
-        };
+        let (stack, verdict) = self.place(sample, generation.as_deref(), &frames, cut_of(end));
         if self.remembered.len() >= REMEMBERED_STACKS {
             self.remembered.clear();
         }
@@ -359,9 +357,9 @@ impl Drain {
                 (used.as_ref().or(newest.as_ref()), frames, cut)
             }
         };
-        if let Some((stack, verdict)) = self.place(sample, generation.map(Arc::as_ref), &frames, cut) {
-            self.add(sample, stack, generation.map(Arc::as_ref), verdict);
-        }
+        let generation = generation.map(Arc::as_ref);
+        let (stack, verdict) = self.place(sample, generation, &frames, cut);
+        self.add(sample, stack, generation, verdict);
     }
 
     /// Walks a sample once more, as the oracle of the walk in the kernel.
@@ -381,8 +379,8 @@ impl Drain {
         sample: &RawSample<'_>,
         generation: Option<&Generation>,
         user: &[WalkFrame],
-        cut: Option<&'static str>,
-    ) -> Option<(RawStackId, Verdict)> {
+        mut cut: Option<&'static str>,
+    ) -> (RawStackId, Verdict) {
         let kernel = sample.kernel();
         let kernel_frames = kernel
             .iter()
@@ -402,15 +400,17 @@ impl Drain {
                 .chain(user_frames)
                 .chain(kernel_frames)
                 .chain(nothing),
-        )?;
+        );
+        let stack = stack.unwrap_or_else(|| {
+            cut = Some(TOO_MANY_STACKS);
+            self.stacks.intern_overflow()
+        });
         let by_frame_pointer = user.iter().any(|frame| frame.fp);
-        Some((
-            stack,
-            Verdict {
-                cut,
-                by_frame_pointer,
-            },
-        ))
+        let verdict = Verdict {
+            cut,
+            by_frame_pointer,
+        };
+        (stack, verdict)
     }
 
     fn add(

@@ -85,6 +85,10 @@ pub const KEPT_GENERATIONS: usize = 4;
 /// About 400 bytes each.
 pub const REMEMBERED_STACKS: usize = 1 << 15;
 
+/// Distinct stacks of a recording, counted as nodes of their tree: some 50 bytes each. A day of a busy
+/// machine stays below; what comes after is counted as cut.
+pub const MAX_STACK_NODES: usize = 4 << 20;
+
 /// How long unwind information stays in our own memory after a walk in user space. It maps the file, and
 /// its index takes about 16 bytes for each function.
 pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs(1);

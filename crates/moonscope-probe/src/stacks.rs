@@ -1,10 +1,12 @@
 //! Raw stacks of a session: equal stacks are one, whoever has them; counted per thread.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use crate::executables::ExecutableId;
+use crate::limits::MAX_STACK_NODES;
 use crate::processes::ProcessId;
 
 /// A frame that no longer depends on a living process.
@@ -53,6 +55,9 @@ pub struct Thread {
     pub comm: [u8; 16],
 }
 
+/// Why a stack is cut for which there was no room.
+pub const TOO_MANY_STACKS: &str = "too many distinct stacks";
+
 /// All stacks and how often each was seen.
 #[derive(Debug, Default)]
 pub struct RawStacks {
@@ -65,19 +70,35 @@ pub struct RawStacks {
 }
 
 impl RawStacks {
-    /// The id of a stack given root first; an empty one has no id.
+    /// The id of a stack given root first. An empty one has no id, nor has one that is new when there are
+    /// too many already.
     pub fn intern(&mut self, root_first: impl IntoIterator<Item = RawFrame>) -> Option<RawStackId> {
         let mut node = None;
         for frame in root_first {
             let frame = self.intern_frame(frame);
             let next = RawStackId(self.nodes.len() as u32);
-            let id = *self.node_ids.entry((node, frame)).or_insert(next);
+            let id = match self.node_ids.entry((node, frame)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(_) if self.nodes.len() >= MAX_STACK_NODES => return None,
+                Entry::Vacant(new) => *new.insert(next),
+            };
             if id == next {
                 self.nodes.push((node, frame));
             }
             node = Some(id);
         }
         node
+    }
+
+    /// The stack of all samples for whose stack there is no room.
+    pub fn intern_overflow(&mut self) -> RawStackId {
+        let frame = self.intern_frame(RawFrame::Cut(TOO_MANY_STACKS));
+        let next = RawStackId(self.nodes.len() as u32);
+        let id = *self.node_ids.entry((None, frame)).or_insert(next);
+        if id == next {
+            self.nodes.push((None, frame));
+        }
+        id
     }
 
     fn intern_frame(&mut self, frame: RawFrame) -> u32 {

@@ -36,6 +36,9 @@ enum Verb {
 }
 
 fn main() -> std::process::ExitCode {
+    // a limit on file sizes (ulimit -f) becomes an error of the write, which is told, and not our end
+    // SAFETY: no handler of ours is involved.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(err) => return exit::usage(&err),

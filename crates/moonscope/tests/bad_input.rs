@@ -350,7 +350,7 @@ fn root_an_idle_target_gives_no_samples_and_the_reason() {
     assert_fails(
         &run,
         NO_SAMPLES,
-        &["no samples of process", "it used no CPU time"],
+        &["no samples of process", "a process that waits has no CPU profile"],
     );
     assert_empty(dir.path());
     idle.kill().unwrap();

@@ -155,7 +155,7 @@ fn root_children_are_followed_and_exec_ends_the_old_program() {
     let recording = record(&["-p", &program.pid_text()]);
     let truth = program.wait();
     recording.assert_complete(0.97);
-    assert!(truth.numbers("children")[0] > 3.0);
+    assert!(truth.numbers("children")[0] >= 2.0);
     let (before, after) = (
         recording.profile.with("before_exec"),
         recording.profile.with("after_exec"),
@@ -167,7 +167,7 @@ fn root_children_are_followed_and_exec_ends_the_old_program() {
         .iter()
         .map(|sample| sample.pid)
         .collect();
-    assert!(pids.len() > 3, "{pids:?}");
+    assert!(pids.len() >= 2, "{pids:?}");
     // before the exec the stack is the parent's, `child` below `main`; after it there is no trace of that
     recording.profile.assert_all(
         "is of the program before the exec, or of that after it",

@@ -127,8 +127,9 @@ unsafe fn become_command(
     let mut word = [0u8; 1];
     // SAFETY: reads one byte into one byte; then the contract of this function; `report` is open.
     unsafe {
-        // the Rust runtime ignores SIGPIPE, and that would outlive the exec
+        // the Rust runtime ignores the one, we ignore the other, and that would outlive the exec
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
         if libc::read(wait.as_raw_fd(), word.as_mut_ptr().cast(), 1) == 1 {
             libc::execv(path.as_ptr(), argv.as_ptr());
             let errno = io::Error::last_os_error()
