@@ -314,9 +314,9 @@ fn root_a_file_may_be_deleted_during_the_recording() {
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("service");
     std::fs::copy(&path, &copy).unwrap();
-    let script = "rm \"$0\"; exec 3>&-; wait";
-    let command = format!("{} 1 & {script}", copy.display());
-    let recording = record(&["--", "sh", "-c", &command, copy.to_str().unwrap()]);
+    // it is removed when it has said that it is ready
+    let script = "\"$0\" 2 | { read ready; rm \"$0\"; cat >/dev/null; }";
+    let recording = record(&["--", "sh", "-c", script, copy.to_str().unwrap()]);
     assert!(!copy.exists());
     recording
         .profile
