@@ -15,7 +15,7 @@ use crate::builder::{Builder, Built};
 use crate::limits::KEEP_UNWIND_DATA;
 use crate::tables::{TableSlot, TableStore};
 
-/// An executable file of this session.
+/// An executable file of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecutableId(pub u32);
 

@@ -17,7 +17,7 @@ use crate::shared_array::SharedArray;
 use crate::slices::Slices;
 use crate::tables::TableStore;
 
-/// A process of this session: one program run by one pid. After an exec, or when the pid is used again,
+/// A process of a recording: one program run by one pid. After an exec, or when the pid is used again,
 /// it is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub u32);

@@ -31,7 +31,7 @@ Examples:
   A process until Ctrl-C, for the browser, for go tool pprof, and as a table:
     moonscope record -p 4321 -o cpu.svg -o cpu.pb.gz -o cpu.txt
   A command from its first to its last instruction:
-    moonscope record -F 999 -o gzip.svg -- gzip -k -c /boot/vmlinuz > /dev/null
+    moonscope record -F 999 -o sums.svg -- sh -c 'sha256sum /usr/bin/* > /dev/null'
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
 
