@@ -76,7 +76,8 @@ pub(crate) fn escape(name: &str) -> Cow<'_, str> {
 
 /// Characters that break lines, fields or terminals. All of them have codes below 65536.
 fn is_hidden(c: char) -> bool {
-    is_deceptive(c) || (c.is_whitespace() && c != ' ')
+    // an escape has four digits at most
+    u32::from(c) <= 0xffff && (is_deceptive(c) || (c.is_whitespace() && c != ' '))
 }
 
 /// The character that an escape at the start of `text` stands for, and the length of the escape.
