@@ -82,11 +82,21 @@ enum ms_cfa {
 	MS_CFA_UNSUPPORTED,	/* a rule that this format cannot express */
 	MS_CFA_REG,		/* CFA = reg + off */
 	MS_CFA_DEREF,		/* CFA = *(reg + off) + add */
+	MS_CFA_DEREF_INDEXED,	/* CFA = *(reg + off + 8 * index) + add */
 	/* CFA = *(reg + off) + add, and registers are saved below reg + 8 instead of
 	 * below the CFA: what gcc makes of a function that realigns its stack */
 	MS_CFA_REALIGNED,
 	MS_CFA_PLT,		/* CFA = rsp + 8 + ((rip & 15) >= off ? 8 : 0) */
 	MS_CFA_SIGNAL,		/* registers lie in the ucontext at reg + off */
+	/* LuaJIT's VM: CFA = its frame + off, where off is the size of that frame, and
+	 * the frame is found through the VM's own memory (lua.h); `add` is the number
+	 * of the build's ms_lua_layout */
+	MS_CFA_LUA_VM,		/* bytecode handlers: a register holds the Lua base */
+	MS_CFA_LUA_VM_INNER,	/* subroutines: it may hold something else */
+	MS_CFA_LUA_DISPATCH,	/* the new Lua frame may not be there yet (lj_vm_call_dispatch) */
+	/* CFA = reg + off in LuaJIT's VM: no Lua frames belong to it, but */
+	MS_CFA_LUA_HELPER,	/* it was called by the VM, whose registers still hold */
+	MS_CFA_LUA_LEAVING,	/* rbx holds what will be lua_State.base */
 };
 
 /* Where the return address is. */
@@ -113,6 +123,7 @@ enum {
 	MS_SAVED_MAX = 127,
 	/* slots up to this are fetched together with the return address */
 	MS_WINDOW_WORDS = 15,
+	MS_INDEX_SHIFT = 4,
 };
 
 /* 16 bytes, interned: equal rules of all files share one number. */
@@ -120,7 +131,8 @@ struct ms_rule {
 	__u8 cfa;		/* enum ms_cfa */
 	__u8 reg;		/* enum ms_reg */
 	__u8 ra;		/* MS_RA_* */
-	__u8 window;		/* words to read below the CFA, 1..MS_WINDOW_WORDS */
+	__u8 window;		/* words to read below the CFA, 1..MS_WINDOW_WORDS, and
+				 * shifted by MS_INDEX_SHIFT the index register */
 	__s32 off;
 	__s16 add;
 	__s8 saved[6];		/* MS_NR_SAVED of them */
@@ -180,6 +192,52 @@ enum ms_process_state {
 	MS_PROCESS_READY,
 };
 
+/* ---- Lua -------------------------------------------------------------- */
+
+/*
+ * Where one build of LuaJIT keeps what the walk needs. G is its global_State.
+ * What all builds of one object model share stands in lua.h.
+ */
+struct ms_lua_layout {
+	__u32 state;		/* enum ms_lua_layout_state */
+	__u32 rule;		/* number of the rule of its VM's frames */
+	__u32 g2disp;		/* from G to the dispatch table, which r14 points at */
+	__u16 vmstate;		/* offsets in G */
+	__u16 cur_l;
+	__u16 jit_base;
+	__u16 cframe_size;	/* from the VM's frame to its CFA */
+	__u16 cf_l;		/* offsets in the VM's frame */
+	__u16 cf_pc;
+	__u16 cf_prev;
+	__u16 cf_nres;
+	__u32 unused;
+};
+
+enum ms_lua_layout_state {
+	MS_LUA_NO_LAYOUT,
+	MS_LUA_GC64,
+	MS_LUA_GC32,
+};
+
+enum {
+	/* builds of LuaJIT in one recording: 36 bytes each */
+	MS_LUA_LAYOUTS = 64,
+	/* VMs of one process that code without unwind information is matched with */
+	MS_LUA_VMS = 16,
+};
+
+struct ms_lua_vm {
+	__u64 g;		/* 0: only the layout is known */
+	__u64 layout;
+};
+
+/* What is known of the Lua VMs of a process. */
+struct ms_lua_process {
+	__u32 count;
+	__u32 unused;
+	struct ms_lua_vm vm[MS_LUA_VMS];
+};
+
 /* ---- the walk --------------------------------------------------------- */
 
 /* How a walk ended. Only the first three are complete stacks. */
@@ -216,6 +274,40 @@ enum {
 #define MS_FRAME_EXACT (1ULL << 63)	/* the address itself, not a return address */
 #define MS_FRAME_FP (1ULL << 62)	/* reached by a frame pointer, not by a rule */
 
+/*
+ * What Lua adds takes two words: this bit, a kind and an address in the first;
+ * what the kind says in the second. Between the native frame of the VM (or of
+ * compiled code) and its caller stand one MS_LUA_SEGMENT and then the Lua frames
+ * that this entry into the VM runs, leaf first.
+ */
+#define MS_FRAME_LUA (1ULL << 61)
+#define MS_FRAME_LUA_KIND_SHIFT 56
+
+enum ms_lua_frame {
+	MS_LUA_SEGMENT,		/* lua_State; G and MS_SEGMENT_* */
+	MS_LUA_FUNCTION,	/* prototype; where in its bytecode: (pc - first) / 4, or MS_LUA_NO_PC */
+	MS_LUA_C_FUNCTION,	/* C code; function object */
+	MS_LUA_BUILTIN,		/* function object; its ffid */
+	MS_LUA_BROKEN,		/* the walk of this Lua stack ends here: base; enum ms_lua_broken */
+};
+
+#define MS_LUA_NO_PC 0xffffffffULL
+
+#define MS_SEGMENT_TRACE (1ULL << 63)	/* compiled code: its snapshots know inlined frames and the line */
+#define MS_SEGMENT_GAP (1ULL << 62)	/* native frames before it are missing: code without unwind information */
+#define MS_SEGMENT_EMPTY (1ULL << 61)	/* the VM runs a C function: no Lua frame belongs to this entry */
+#define MS_SEGMENT_GUESSED (1ULL << 60)	/* the base was between two states: the first frame may be missing */
+#define MS_SEGMENT_NO_STATE (1ULL << 59) /* no lua_State fits this frame of the VM: no Lua frames */
+#define MS_SEGMENT_LOST (1ULL << 58)	/* an inner part of this Lua stack could not be walked */
+#define MS_SEGMENT_G_MASK 0x00ffffffffffffffULL
+
+enum ms_lua_broken {
+	MS_LUA_BASE_OUTSIDE,	/* not between the stack's ends */
+	MS_LUA_UNREADABLE,
+	MS_LUA_NO_FUNCTION,	/* no function object where one must be */
+	MS_LUA_BAD_LINK,	/* the link leads nowhere */
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {
@@ -224,7 +316,8 @@ enum {
 	MS_STACK_PAGE = 4096,
 	MS_STACK_PAGES = 8,
 	MS_STACK_BYTES = MS_STACK_PAGES * MS_STACK_PAGE,
-	MS_SAMPLE_FRAMES = MS_MAX_KERNEL + MS_MAX_DEPTH,
+	/* a native frame of the VM comes with a segment mark */
+	MS_SAMPLE_FRAMES = MS_MAX_KERNEL + 3 * MS_MAX_DEPTH,
 	/* a leaf function may use so much below its stack pointer (psABI 3.2.2) */
 	MS_RED_ZONE = 128,
 };
@@ -266,12 +359,22 @@ struct ms_sample {
 	__u32 cpu;
 	__u16 end;		/* enum ms_end */
 	__u16 nr_kernel;
-	__u16 nr_user;
+	__u16 nr_user;		/* words, see MS_FRAME_LUA */
 	__u16 unused;
 	__u32 stack_len;
 	char comm[MS_COMM_LEN];
 	__u64 stack_start;	/* address of the first byte of the stack copy */
 	__u64 exec_vm;		/* mm->exec_vm at the tick */
+	/* of the innermost Lua VM on this stack, if there is one */
+	__s32 lua_vmstate;	/* global_State.vmstate: a trace, or ~LJ_VMST_* (lj_obj.h) */
+	__u32 lua;		/* enum ms_lua_here */
+};
+
+/* Is there a Lua VM on the stack of a sample? */
+enum ms_lua_here {
+	MS_LUA_NOT_HERE,
+	MS_LUA_HERE,
+	MS_LUA_ON_TRACE,	/* in compiled code, or in what that called */
 };
 
 /* ---- counters --------------------------------------------------------- */

@@ -37,6 +37,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 		return 0;	/* a thread */
 	/* the number may have belonged to a process whose end was not seen */
 	bpf_map_delete_elem(&processes, &child_pid);
+	bpf_map_delete_elem(&lua_processes, &child_pid);
 	if (ms_follow_forks && is_target(pid))
 		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
 	else if (!bpf_map_lookup_elem(&processes, &pid))
@@ -52,9 +53,9 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (void *)ctx->args[0];
 	__u32 pid = BPF_CORE_READ(task, tgid);
 	bool known = bpf_map_delete_elem(&processes, &pid) == 0;
-
 	bool wanted = current_is_wanted(pid);
 
+	bpf_map_delete_elem(&lua_processes, &pid);
 	if (known || wanted || ms_report_all_execs)
 		send_event(MS_EVENT_EXEC, pid, 0, wanted);
 	return 0;
@@ -72,6 +73,7 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;	/* other threads live on */
 	known = bpf_map_delete_elem(&processes, &pid) == 0;
 	known |= bpf_map_delete_elem(&targets, &pid) == 0;
+	bpf_map_delete_elem(&lua_processes, &pid);
 	if (known)
 		send_event(MS_EVENT_EXIT, pid, 0, 0);
 	return 0;

@@ -45,6 +45,7 @@ struct ms_rule ms_rules[MS_RULES_MIN] SEC(".bss.rules");
 struct ms_table ms_tables[MS_TABLES_MIN] SEC(".bss.tables");
 struct ms_mapping ms_mappings[MS_MAPPINGS_MIN] SEC(".bss.mappings");
 struct ms_counters ms_counters[MS_CPUS_MIN] SEC(".bss.counters");
+struct ms_lua_layout ms_lua_layouts[MS_LUA_LAYOUTS] SEC(".bss.layouts");
 
 /* ---- maps ------------------------------------------------------------- */
 
@@ -64,6 +65,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ms_process);
 } processes SEC(".maps");
+
+/* What is known of the Lua VMs of a thread group; deleted together with the above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct ms_lua_process);
+} lua_processes SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

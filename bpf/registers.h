@@ -53,10 +53,18 @@ static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs 
 	w->depth = 0;
 	w->exact = 1;
 	w->by_fp = 0;
-	w->end = MS_END_NONE;
+	/* what ends the loop before any step does */
+	w->end = MS_END_DEPTH;
+	w->stuck = 0;
 	w->max_depth = ms_max_depth;
 	w->here.start = 0;
 	w->here.end = 0;
+	w->lua.in_segment = 0;
+	w->lua.l = 0;
+	w->lua.next_cframe = 0;
+	w->lua.helper = 0;
+	w->lua.leaving = 0;
+	w->lua.here = MS_LUA_NOT_HERE;
 }
 
 #endif /* MOONSCOPE_REGISTERS_H */

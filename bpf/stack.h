@@ -91,6 +91,7 @@ static __always_inline void take_user_stack(struct scratch *s, struct task_struc
 		s->walk.end = MS_END_NONE;
 		return;
 	}
+	s->walk.pid = s->sample.pid;
 	if (!(s->sample.flags & MS_SAMPLE_USER_MODE) && saved_user_regs(task, &s->regs)) {
 		s->walk.end = MS_END_NO_REGISTERS;
 		return;
@@ -136,9 +137,12 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, const struc
 	sample->nr_kernel = bytes > 0 ? (bytes / 8) & 127 : 0;
 	s->next = sample->nr_kernel;
 	s->walk.end = MS_END_NONE;
+	s->walk.lua.here = MS_LUA_NOT_HERE;
 	if (ms_want_user)
 		take_user_stack(s, task, loop);
 	sample->end = s->walk.end;
+	sample->lua = s->walk.lua.here;
+	sample->lua_vmstate = s->walk.lua.vmstate;
 	sample->nr_user = s->next - sample->nr_kernel;
 	if (ms_always_copy || must_walk_later(sample->end, sample->flags)) {
 		walk_from_regs(&s->walk, &s->regs);

@@ -11,7 +11,9 @@
  *   ms_rule(number)                   const struct ms_rule *, never NULL
  *   ms_table(index)                   const struct ms_table *, never NULL
  *   ms_mapping(index)                 const struct ms_mapping *, never NULL
- *   ms_emit(w, frame)                 stores a frame, 0 on success
+ *   ms_emit(w, word)                  stores a word of a frame, 0 on success
+ *   ms_lua_layout(number)             const struct ms_lua_layout *, never NULL
+ *   ms_lua_process(w)                 const struct ms_lua_process *, or NULL
  *
  * An index beyond the end may give any element, but never a fault.
  *
@@ -27,6 +29,7 @@
 #endif
 
 #define MS_BIT(reg) (1U << (reg))
+#define MS_NO_LIMIT (~0ULL)
 
 static __always_inline int ms_stop(struct walk *w, __u32 end)
 {
@@ -144,27 +147,28 @@ static __always_inline int ms_ends_with_call(const __u8 *code)
 
 /*
  * One frame-pointer step, where no unwind information exists. rbp may hold
- * anything, so the result must look like a frame: on the stack, and returning
- * behind a call instruction.
+ * anything, so the result must look like a frame: on the stack, not above
+ * `limit`, and returning behind a call instruction. Returns 0 if it was made, 1
+ * at the end of the stack, -1 if there is no such frame.
  */
-static __always_inline int ms_step_by_fp(struct walk *w)
+static __always_inline int ms_step_by_fp(struct walk *w, __u64 limit)
 {
 	__u64 fp = w->reg[MS_REG_RBP];
 	__u64 *pair = w->window;
 
 	if (!(w->valid & MS_BIT(MS_REG_RBP)))
-		return ms_stop(w, MS_END_NO_ROW);
+		return -1;
 	if (!fp)
-		return ms_stop(w, MS_END_ROOT_ZERO);
-	if ((fp & 7) || fp < w->reg[MS_REG_RSP])
-		return ms_stop(w, MS_END_NO_ROW);
+		return limit == MS_NO_LIMIT ? ms_stop(w, MS_END_ROOT_ZERO) : -1;
+	if ((fp & 7) || fp < w->reg[MS_REG_RSP] || fp > limit)
+		return -1;
 	if (ms_read_user(w, pair, 16, fp))
-		return ms_stop(w, MS_END_NO_ROW);
+		return -1;
 	if (!pair[1])
-		return ms_stop(w, MS_END_ROOT_ZERO);
+		return limit == MS_NO_LIMIT ? ms_stop(w, MS_END_ROOT_ZERO) : -1;
 	if (ms_read_user(w, &w->window[2], 8, pair[1] - 8) ||
 	    !ms_ends_with_call((const __u8 *)&w->window[2] + 1))
-		return ms_stop(w, MS_END_NO_ROW);
+		return -1;
 	w->reg[MS_REG_RIP] = pair[1];
 	w->reg[MS_REG_RSP] = fp + 16;
 	w->reg[MS_REG_RBP] = pair[0];
@@ -199,7 +203,7 @@ static __always_inline int ms_step_signal(struct walk *w, const struct ms_rule *
 
 static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rule, __u64 *cfa)
 {
-	__u32 reg = rule->reg & 15;
+	__u32 reg = rule->reg & 15, index;
 	__u64 base;
 
 	if (!(w->valid & MS_BIT(reg)))
@@ -207,8 +211,16 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 	base = w->reg[reg];
 	switch (rule->cfa) {
 	case MS_CFA_REG:
+	case MS_CFA_LUA_HELPER:
+	case MS_CFA_LUA_LEAVING:
 		*cfa = base + (__s64)rule->off;
 		return 0;
+	case MS_CFA_DEREF_INDEXED:
+		index = rule->window >> MS_INDEX_SHIFT;
+		if (!(w->valid & MS_BIT(index)))
+			return ms_stop(w, MS_END_LOST_REGISTER);
+		base += 8 * w->reg[index];
+		/* fallthrough */
 	case MS_CFA_DEREF:
 	case MS_CFA_REALIGNED:
 		if (ms_read_user(w, w->window, 8, base + (__s64)rule->off))
@@ -242,18 +254,13 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 		}								\
 	} while (0)
 
-static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule *rule)
+/* The caller's registers, where `rule` says they are below `cfa`. */
+static __always_inline int ms_return_to(struct walk *w, const struct ms_rule *rule, __u64 cfa)
 {
 	__u32 words = rule->window & 15;
-	__u64 cfa, top, pc;
+	__u64 top = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
+	__u64 pc;
 
-	if (ms_find_cfa(w, rule, &cfa))
-		return 1;
-	/* only a leaf that keeps its return address in a register has no frame at all */
-	if (cfa < w->reg[MS_REG_RSP] || (cfa & 7) ||
-	    (cfa == w->reg[MS_REG_RSP] && !(w->exact && rule->ra != MS_RA_AT_CFA)))
-		return ms_stop(w, MS_END_NOT_INCREASING);
-	top = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
 	/* the return address and the saved registers lie side by side: one read */
 	if (words && ms_read_user(w, w->window, words * 8, top - words * 8))
 		return ms_stop(w, MS_END_UNREADABLE);
@@ -291,6 +298,73 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 	return 0;
 }
 
+static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule *rule)
+{
+	__u64 cfa;
+
+	if (ms_find_cfa(w, rule, &cfa))
+		return 1;
+	/* only a leaf that keeps its return address in a register has no frame at all */
+	if (cfa < w->reg[MS_REG_RSP] || (cfa & 7) ||
+	    (cfa == w->reg[MS_REG_RSP] && !(w->exact && rule->ra != MS_RA_AT_CFA)))
+		return ms_stop(w, MS_END_NOT_INCREASING);
+	return ms_return_to(w, rule, cfa);
+}
+
+#include "lua.h"
+
+/* Stores the native frame at the instruction pointer. */
+static __always_inline int ms_emit_native(struct walk *w)
+{
+	__u64 frame = w->reg[MS_REG_RIP] & MS_FRAME_ADDR_MASK;
+
+	if (w->exact)
+		frame |= MS_FRAME_EXACT;
+	if (w->by_fp)
+		frame |= MS_FRAME_FP;
+	if (ms_emit(w, frame))
+		return ms_stop(w, MS_END_DEPTH);
+	w->depth++;
+	return 0;
+}
+
+/* No rule leads on from here: the next step looks for another way. */
+static __always_inline int ms_stuck(struct walk *w, __u32 why)
+{
+	w->stuck = why;
+	return 0;
+}
+
+/*
+ * Code without unwind information: compiled Lua, a frame pointer, or what lies
+ * between here and the VM that runs on this stack is left out.
+ */
+static __always_inline int ms_step_stuck(struct walk *w)
+{
+	__u32 why = w->stuck;
+	int is_live, by_fp;
+	struct lua_state live;
+	__u64 above;
+
+	w->stuck = 0;
+	is_live = !lua_find_live(w, &live);
+	above = is_live ? live.cframe - w->reg[MS_REG_RSP] : 0;
+	if (is_live && live.jit_base && above <= LUA_TRACE_STACK && w->in_memory) {
+		/* of an unknown mapping nothing but the leaf was believed */
+		if (w->unseen && ms_emit_native(w))
+			return 1;
+		return lua_begin(w, &live, LUA_ON_TRACE);
+	}
+	if (why == MS_END_NO_ROW) {
+		by_fp = ms_step_by_fp(w, is_live ? live.cframe : MS_NO_LIMIT);
+		if (by_fp >= 0)
+			return by_fp;
+	}
+	if (is_live)
+		return lua_begin(w, &live, LUA_AFTER_GAP);
+	return ms_stop(w, why);
+}
+
 /*
  * One step of the walk: stores this frame and turns its registers into those
  * of its caller. Returns 1 to stop. Every stop has set w->end; nothing else
@@ -301,46 +375,52 @@ static __always_inline int walk_step(struct walk *w)
 	__u64 pc = w->reg[MS_REG_RIP];
 	/* a return address may be the first byte of the next function */
 	__u64 lookup = w->exact ? pc : pc - 1;
-	__u64 frame = pc & MS_FRAME_ADDR_MASK;
 	const struct ms_table *table;
 	const struct ms_rule *rule;
 	int known;
 
 	if (w->depth >= w->max_depth)
 		return ms_stop(w, MS_END_DEPTH);
+	if (w->lua.in_segment)
+		return lua_step(w);
+	if (w->stuck)
+		return ms_step_stuck(w);
 	known = ms_find_mapping(w, lookup) == 0;
-	if (w->exact)
-		frame |= MS_FRAME_EXACT;
-	if (w->by_fp)
-		frame |= MS_FRAME_FP;
+	w->in_memory = !known || w->here.kind == MS_MAPPING_ANON;
+	w->unseen = !known && w->depth;
 	/* where the thread is now is true whatever we know of it; a caller is not */
-	if (known || !w->depth) {
-		if (ms_emit(w, frame))
-			return ms_stop(w, MS_END_DEPTH);
-		w->depth++;
-	}
+	if (!w->unseen && ms_emit_native(w))
+		return 1;
 	if (!known)
-		return ms_stop(w, w->by_fp ? MS_END_NO_ROW : MS_END_NO_MAPPING);
+		return ms_stuck(w, w->by_fp ? MS_END_NO_ROW : MS_END_NO_MAPPING);
 	if (w->here.kind == MS_MAPPING_ANON)
-		return ms_step_by_fp(w);
+		return ms_stuck(w, MS_END_NO_ROW);
 	if (w->here.kind == MS_MAPPING_NO_TABLE)
 		return ms_stop(w, MS_END_NO_TABLE);
 	table = ms_table(w->here.table);
 	if (table->state == MS_TABLE_EMPTY)
 		return ms_stop(w, MS_END_NO_TABLE);
 	if (table->state == MS_TABLE_NO_INFO)
-		return ms_step_by_fp(w);
+		return ms_stuck(w, MS_END_NO_ROW);
 	rule = ms_rule(ms_find_rule(table, lookup - w->here.bias));
 	switch (rule->cfa) {
 	case MS_CFA_HOLE:
 		/* a made-up return address: the first byte of what ends a stack (makecontext) */
 		if (!w->exact && ms_rule(ms_find_rule(table, pc - w->here.bias))->cfa == MS_CFA_ROOT)
 			return ms_stop(w, MS_END_ROOT);
-		return ms_step_by_fp(w);
+		return ms_stuck(w, MS_END_NO_ROW);
 	case MS_CFA_ROOT:
 		return ms_stop(w, MS_END_ROOT);
 	case MS_CFA_SIGNAL:
 		return ms_step_signal(w, rule);
+	case MS_CFA_LUA_VM:
+	case MS_CFA_LUA_VM_INNER:
+	case MS_CFA_LUA_DISPATCH:
+		return lua_step_vm(w, rule);
+	case MS_CFA_LUA_HELPER:
+	case MS_CFA_LUA_LEAVING:
+		lua_note_leaf(w, rule);
+		return ms_step_by_rule(w, rule);
 	default:
 		return ms_step_by_rule(w, rule);
 	}

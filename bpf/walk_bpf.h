@@ -30,6 +30,16 @@ static __always_inline const struct ms_rule *ms_rule(__u64 number)
 	return &ms_rules[number & (MS_MAX_RULES - 1)];
 }
 
+static __always_inline const struct ms_lua_layout *ms_lua_layout(__u64 number)
+{
+	return &ms_lua_layouts[number & (MS_LUA_LAYOUTS - 1)];
+}
+
+static __always_inline const struct ms_lua_process *ms_lua_process(const struct walk *w)
+{
+	return bpf_map_lookup_elem(&lua_processes, &w->pid);
+}
+
 static __always_inline int ms_emit(struct walk *w, __u64 frame)
 {
 	struct scratch *s = container_of(w, struct scratch, walk);
@@ -49,6 +59,13 @@ static __always_inline int ms_emit(struct walk *w, __u64 frame)
 
 #include "walk.h"
 
+/*
+ * Steps for each frame at most: a native frame may need a second one to find its
+ * caller, and a third that ends a Lua segment. One more sees that the limit is
+ * reached.
+ */
+#define MS_MAX_STEPS (3 * MS_MAX_DEPTH + 1)
+
 struct walk_context {
 	struct walk *walk;
 };
@@ -63,8 +80,7 @@ static __always_inline void walk_with_bpf_loop(struct scratch *s)
 {
 	struct walk_context context = { .walk = &s->walk };
 
-	/* one turn more than frames: the last one sees that the limit is reached */
-	bpf_loop(MS_MAX_DEPTH + 1, walk_loop_step, &context, 0);
+	bpf_loop(MS_MAX_STEPS, walk_loop_step, &context, 0);
 }
 
 /*
@@ -80,7 +96,7 @@ __noinline int walk_step_of_cpu(__u32 cpu)
 
 static __always_inline void walk_with_plain_loop(__u32 cpu)
 {
-	for (int i = 0; i <= MS_MAX_DEPTH; i++)
+	for (int i = 0; i < MS_MAX_STEPS; i++)
 		if (walk_step_of_cpu(cpu))
 			break;
 }

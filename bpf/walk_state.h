@@ -7,6 +7,25 @@
 
 enum { MS_WINDOW_BUFFER = 32 };	/* > MS_UCONTEXT_NR_REGS and MS_WINDOW_WORDS */
 
+/* The Lua stack that is being walked, or was last. */
+struct lua_walk {
+	__u32 in_segment;	/* the next step is a Lua frame */
+	__u32 layout;
+	__u64 l;		/* the lua_State; 0 before the first */
+	__u64 g;
+	__u64 base;		/* of the next frame; 0: not known */
+	__u64 bottom;		/* the base below all frames */
+	__u64 maxstack;
+	__u64 pc;		/* where the next frame's function is in its bytecode; 0: not known */
+	__u64 cframe;		/* the VM's frame whose segment this is */
+	__u64 next_cframe;	/* the one of the same lua_State that it is inside of */
+	__u32 skip;		/* the next frame is the lower half of a vararg call */
+	__u32 helper;		/* depth at which a helper of the VM returns to the VM; 0: none */
+	__u64 leaving;		/* what will be lua_State.base; 0: it is what it should be */
+	__u32 here;		/* enum ms_lua_here, of the innermost VM */
+	__s32 vmstate;		/* of the innermost VM */
+};
+
 struct walk {
 	__u64 reg[MS_NR_REGS];
 	__u32 valid;		/* bit n: reg[n] is known */
@@ -15,9 +34,14 @@ struct walk {
 	__u32 end;		/* enum ms_end, set by whatever stops the walk */
 	__u32 exact;		/* rip is no return address: leaf, or below a signal frame */
 	__u32 by_fp;		/* this frame was reached by a frame pointer */
+	__u32 stuck;		/* enum ms_end: no rule leads on, and this is why */
+	__u32 in_memory;	/* code of no file */
+	__u32 unseen;		/* the frame was not stored, as it lies in no known mapping */
 	__u32 first;		/* the mappings of the process */
 	__u32 count;
+	__u32 pid;
 	struct ms_mapping here;	/* the last one found: callers often share it */
+	struct lua_walk lua;
 	__u64 window[MS_WINDOW_BUFFER];
 };
 

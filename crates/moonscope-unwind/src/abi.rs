@@ -16,5 +16,8 @@ mod generated {
 
 pub use generated::*;
 
+/// `MS_SEGMENT_TRACE` of `bpf/abi.h`; bindgen takes bit 63 for a sign.
+pub const MS_SEGMENT_TRACE: u64 = generated::MS_SEGMENT_TRACE as u64;
+
 /// `MS_FRAME_EXACT` of `bpf/abi.h`; bindgen takes bit 63 for a sign.
 pub const MS_FRAME_EXACT: u64 = generated::MS_FRAME_EXACT as u64;

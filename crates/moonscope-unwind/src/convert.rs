@@ -76,7 +76,7 @@ pub(crate) fn rule(row: &Row, signal: bool, section: &[u8]) -> Result<abi::ms_ru
             saved => slot_of(saved, origin, section),
         };
     }
-    rule.window = window(&rule);
+    rule.window |= window(&rule);
     Ok(rule)
 }
 
@@ -110,6 +110,18 @@ fn cfa(row: &Row, section: &[u8], rule: &mut abi::ms_rule) -> Result<Form, Inexp
             offset,
             add,
         } => (abi::MS_CFA_DEREF, register, offset, add),
+        Form::DerefIndexed {
+            register,
+            offset,
+            index,
+            add,
+        } => {
+            if u32::from(index) >= abi::MS_REG_RIP {
+                return Err(Inexpressible::CfaRegister);
+            }
+            rule.window = (index as u8) << abi::MS_INDEX_SHIFT;
+            (abi::MS_CFA_DEREF_INDEXED, register, offset, add)
+        }
         Form::Plt { threshold } => (abi::MS_CFA_PLT, abi::MS_REG_RSP as u16, i64::from(threshold), 0),
     };
     if u32::from(register) >= abi::MS_REG_RIP {

@@ -19,6 +19,7 @@ mod op {
     pub(super) const CONSTS: u8 = 0x11;
     pub(super) const AND: u8 = 0x1a;
     pub(super) const MINUS: u8 = 0x1c;
+    pub(super) const MUL: u8 = 0x1e;
     pub(super) const PLUS: u8 = 0x22;
     pub(super) const PLUS_UCONST: u8 = 0x23;
     pub(super) const SHL: u8 = 0x24;
@@ -37,6 +38,14 @@ pub(crate) enum Form {
     Sum { register: u16, offset: i64 },
     /// *(register + offset) + add
     Deref { register: u16, offset: i64, add: i64 },
+    /// *(register + offset + 8 * index) + add: how libcrypto keeps a stack pointer behind an array
+    /// (crypto/bn/asm/x86_64-mont.pl)
+    DerefIndexed {
+        register: u16,
+        offset: i64,
+        index: u16,
+        add: i64,
+    },
     /// rsp + 8, and 8 more from byte `threshold` of a 16-byte stub on
     Plt { threshold: u8 },
 }
@@ -48,6 +57,16 @@ pub(crate) fn recognise(bytes: &[u8]) -> Option<Form> {
     }
     let mut input = Slice::new(bytes, gimli::LittleEndian);
     let (register, mut offset) = base(&mut input)?;
+    let mut ahead = input;
+    if let Some(index) = indexed(&mut ahead) {
+        let add = sum(&mut ahead)?;
+        return ahead.is_empty().then_some(Form::DerefIndexed {
+            register,
+            offset,
+            index,
+            add,
+        });
+    }
     offset = offset.checked_add(sum(&mut input)?)?;
     if input.is_empty() {
         return Some(Form::Sum { register, offset });
@@ -95,6 +114,15 @@ fn base(input: &mut Slice<'_>) -> Option<(u16, i64)> {
         _ => return None,
     };
     Some((register, input.read_sleb128().ok()?))
+}
+
+/// `index; 8; mul; plus; deref`: the register that counts words.
+fn indexed(input: &mut Slice<'_>) -> Option<u16> {
+    let (index, 0) = base(input)? else { return None };
+    let rest = [op::LIT0 + 8, op::MUL, op::PLUS, op::DEREF];
+    rest.iter()
+        .all(|&code| input.read_u8().is_ok_and(|read| read == code))
+        .then_some(index)
 }
 
 /// Any number (at most two, so that time is bounded) of constants added or subtracted, up to what is neither.
@@ -216,10 +244,28 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
-        // libcrypto: breg7 8; breg9 0; lit8; mul; plus; deref; plus_uconst 8
+    fn a_stack_pointer_behind_an_array_as_libcrypto_has_it() {
+        // readelf: breg7 (rsp): 8; breg9 (r9): 0; lit8; mul; plus; deref; plus_uconst: 8
         assert_eq!(
             recognise(&[0x77, 8, 0x79, 0, 0x38, 0x1e, 0x22, 0x06, 0x23, 8]),
+            Some(Form::DerefIndexed {
+                register: 7,
+                offset: 8,
+                index: 9,
+                add: 8
+            })
+        );
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        // a factor of 4, and an index with an offset
+        assert_eq!(
+            recognise(&[0x77, 8, 0x79, 0, 0x34, 0x1e, 0x22, 0x06, 0x23, 8]),
+            None
+        );
+        assert_eq!(
+            recognise(&[0x77, 8, 0x79, 8, 0x38, 0x1e, 0x22, 0x06, 0x23, 8]),
             None
         );
         assert_eq!(recognise(&[]), None);

@@ -14,12 +14,16 @@ struct surroundings {
 	const struct ms_rule *rules;
 	const struct ms_table *tables;
 	const struct ms_mapping *mappings;
+	const struct ms_lua_layout *layouts;
+	const struct ms_lua_process *lua;	/* or NULL */
 	__u64 nr_words;
 	__u64 nr_rules;
 	__u64 nr_tables;
 	__u64 nr_mappings;
-	__u64 *frames;
-	__u64 max_frames;
+	__u64 nr_layouts;
+	__u64 *words_out;
+	__u64 max_words;
+	__u64 nr_words_out;
 	__s32 (*read)(void *context, void *dst, __u64 len, __u64 addr);
 	void *context;
 	/* the registers at the end, for comparison step by step */
@@ -49,20 +53,32 @@ static const struct ms_mapping *ms_mapping(__u64 index)
 	return &around->mappings[index < around->nr_mappings ? index : 0];
 }
 
-static int ms_emit(struct walk *w, __u64 frame)
+static const struct ms_lua_layout *ms_lua_layout(__u64 number)
 {
-	if (w->depth >= around->max_frames)
+	return &around->layouts[number < around->nr_layouts ? number : 0];
+}
+
+static const struct ms_lua_process *ms_lua_process(const struct walk *w)
+{
+	(void)w;
+	return around->lua;
+}
+
+static int ms_emit(struct walk *w, __u64 word)
+{
+	(void)w;
+	if (around->nr_words_out >= around->max_words)
 		return -1;
-	around->frames[w->depth] = frame;
+	around->words_out[around->nr_words_out++] = word;
 	return 0;
 }
 
-#define ms_read_user(w, dst, len, addr) around->read(around->context, dst, len, addr)
+#define ms_read_user(w, dst, len, addr) ((void)(w), around->read(around->context, dst, len, addr))
 
 #include "walk.h"
 
-/* Walks from s->reg and s->valid; returns the end and stores how many frames there are. */
-__u32 ms_walk_on_host(struct surroundings *s, __u32 max_depth, __u32 *depth)
+/* Walks from s->reg and s->valid; returns the end. */
+__u32 ms_walk_on_host(struct surroundings *s, __u32 max_depth)
 {
 	struct walk w = {
 		.valid = s->valid,
@@ -77,7 +93,6 @@ __u32 ms_walk_on_host(struct surroundings *s, __u32 max_depth, __u32 *depth)
 	while (!walk_step(&w))
 		;
 	around = NULL;
-	*depth = w.depth;
 	for (int i = 0; i < MS_NR_REGS; i++)
 		s->reg[i] = w.reg[i];
 	s->valid = w.valid;

@@ -19,6 +19,10 @@ pub struct Maps {
     pub tables: Vec<abi::ms_table>,
     /// Executable mappings of the process, sorted.
     pub mappings: Vec<abi::ms_mapping>,
+    /// Builds of LuaJIT.
+    pub layouts: Vec<abi::ms_lua_layout>,
+    /// The Lua VMs of the process.
+    pub lua: Option<abi::ms_lua_process>,
 }
 
 impl Maps {
@@ -58,12 +62,16 @@ struct Surroundings {
     rules: *const abi::ms_rule,
     tables: *const abi::ms_table,
     mappings: *const abi::ms_mapping,
+    layouts: *const abi::ms_lua_layout,
+    lua: *const abi::ms_lua_process,
     nr_words: u64,
     nr_rules: u64,
     nr_tables: u64,
     nr_mappings: u64,
-    frames: *mut u64,
-    max_frames: u64,
+    nr_layouts: u64,
+    words_out: *mut u64,
+    max_words: u64,
+    nr_words_out: u64,
     read: unsafe extern "C" fn(*mut c_void, *mut c_void, u64, u64) -> i32,
     context: *mut c_void,
     reg: [u64; abi::MS_NR_REGS as usize],
@@ -71,7 +79,7 @@ struct Surroundings {
 }
 
 unsafe extern "C" {
-    fn ms_walk_on_host(surroundings: *mut Surroundings, max_depth: u32, depth: *mut u32) -> u32;
+    fn ms_walk_on_host(surroundings: *mut Surroundings, max_depth: u32) -> u32;
 }
 
 /// `ms_read_user`: 0 on success.
@@ -89,44 +97,71 @@ unsafe extern "C" fn read(context: *mut c_void, dst: *mut c_void, len: u64, addr
 }
 
 /// Walks as the kernel would, with `memory` in place of the process: it fills the buffer and returns `true`,
-/// or returns `false` where there is nothing.
+/// or returns `false` where there is nothing. Native frames only.
 pub fn host_walk(
     maps: &Maps,
     rules: &RuleSet,
     registers: &Registers,
     max_depth: u32,
-    mut memory: impl FnMut(u64, &mut [u8]) -> bool,
+    memory: impl FnMut(u64, &mut [u8]) -> bool,
 ) -> Walk {
-    let mut frames = vec![0u64; max_depth as usize];
+    let (words, end) = host_walk_words(maps, rules, registers, max_depth, memory);
+    let mut frames = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        if word & abi::MS_FRAME_LUA != 0 {
+            words.next();
+            continue;
+        }
+        frames.push(WalkFrame {
+            addr: word & abi::MS_FRAME_ADDR_MASK,
+            exact: word & abi::MS_FRAME_EXACT != 0,
+            fp: word & abi::MS_FRAME_FP != 0,
+        });
+    }
+    Walk { frames, end }
+}
+
+/// The same with all words that the kernel would ship (`MS_FRAME_*`, Lua frames too).
+pub fn host_walk_words(
+    maps: &Maps,
+    rules: &RuleSet,
+    registers: &Registers,
+    max_depth: u32,
+    mut memory: impl FnMut(u64, &mut [u8]) -> bool,
+) -> (Vec<u64>, WalkEnd) {
+    let mut words = vec![0u64; (abi::MS_SAMPLE_FRAMES - abi::MS_MAX_KERNEL) as usize];
     let mut memory: &mut Read<'_> = &mut memory;
+    let no_layout = [abi::ms_lua_layout::default()];
+    let layouts = if maps.layouts.is_empty() {
+        &no_layout[..]
+    } else {
+        &maps.layouts
+    };
     // C never looks at element 0 of an empty array: tables and mappings are asked for by mappings only
     let mut surroundings = Surroundings {
         words: maps.words.as_ptr(),
         rules: rules.as_slice().as_ptr(),
         tables: maps.tables.as_ptr(),
         mappings: maps.mappings.as_ptr(),
+        layouts: layouts.as_ptr(),
+        lua: maps.lua.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
         nr_words: maps.words.len() as u64,
         nr_rules: rules.len() as u64,
         nr_tables: maps.tables.len() as u64,
         nr_mappings: maps.mappings.len() as u64,
-        frames: frames.as_mut_ptr(),
-        max_frames: frames.len() as u64,
+        nr_layouts: layouts.len() as u64,
+        words_out: words.as_mut_ptr(),
+        max_words: words.len() as u64,
+        nr_words_out: 0,
         read,
         context: (&raw mut memory).cast(),
         reg: registers.regs,
         valid: registers.valid,
     };
-    let mut depth = 0;
     // SAFETY: all pointers are to vectors that outlive the call, with their lengths beside them, and the C
     // side checks every index against these.
-    let end = unsafe { ms_walk_on_host(&mut surroundings, max_depth, &mut depth) };
-    let frames = frames.iter().take(depth as usize).map(|frame| WalkFrame {
-        addr: frame & abi::MS_FRAME_ADDR_MASK,
-        exact: frame & abi::MS_FRAME_EXACT != 0,
-        fp: frame & abi::MS_FRAME_FP != 0,
-    });
-    Walk {
-        frames: frames.collect(),
-        end: WalkEnd::from_number(end).unwrap_or(WalkEnd::None),
-    }
+    let end = unsafe { ms_walk_on_host(&mut surroundings, max_depth) };
+    words.truncate(surroundings.nr_words_out as usize);
+    (words, WalkEnd::from_number(end).unwrap_or(WalkEnd::None))
 }

@@ -53,6 +53,10 @@ pub fn by_rule(rule: &abi::ms_rule, registers: &[u64; 17]) -> Step {
         }
         abi::MS_CFA_REG => base,
         abi::MS_CFA_DEREF | abi::MS_CFA_REALIGNED => memory(base).wrapping_add_signed(rule.add.into()),
+        abi::MS_CFA_DEREF_INDEXED => {
+            let index = registers[usize::from(rule.window >> abi::MS_INDEX_SHIFT)];
+            memory(base.wrapping_add(index.wrapping_mul(8))).wrapping_add_signed(rule.add.into())
+        }
         abi::MS_CFA_PLT => {
             let pushed = registers[16] & 15 >= u64::try_from(rule.off).unwrap();
             registers[7].wrapping_add(if pushed { 16 } else { 8 })
@@ -78,7 +82,11 @@ pub fn by_rule(rule: &abi::ms_rule, registers: &[u64; 17]) -> Step {
             _ => None,
         };
     }
-    assert_eq!(rule.window, deepest as u8, "{rule:?}");
+    assert_eq!(
+        rule.window & abi::MS_WINDOW_WORDS as u8,
+        deepest as u8,
+        "{rule:?}"
+    );
     caller[7] = Some(cfa);
     caller[16] = Some(match rule.ra {
         0 => memory(cfa.wrapping_sub(8)),

@@ -1,0 +1,565 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Lua frames inside a native walk, for LuaJIT 2.1 on x86-64.
+ *
+ * Each entry into LuaJIT's VM pushes one native frame of fixed layout, the C
+ * frame, and leaves its address in lua_State.cframe. So wherever a thread is
+ * below it (bytecode, assembler helper, compiled code with any spill area, C
+ * function, garbage collection, code without unwind information), the native
+ * walk goes on at cframe + size, and the Lua frames between this entry and the
+ * one before, a segment, belong exactly there.
+ *
+ * The sources of the layouts: LuaJIT's lj_obj.h, lj_frame.h, vm_x64.dasc and
+ * vm_x86.dasc. What differs between builds stands in struct ms_lua_layout.
+ *
+ * Included by walk.h; who includes that defines also
+ *
+ *   ms_lua_layout(number)    const struct ms_lua_layout *, never NULL
+ *   ms_lua_process(w)        const struct ms_lua_process *, or NULL
+ */
+#ifndef MOONSCOPE_LUA_H
+#define MOONSCOPE_LUA_H
+
+enum {
+	/* lj_obj.h: ~LJ_TTHREAD, ~LJ_TFUNC */
+	LUA_GCT_THREAD = 6,
+	LUA_GCT_FUNC = 8,
+	/* a value in GC64 has its type in the upper 17 bits */
+	LUA_TAG_SHIFT = 47,
+	LUA_TAG_FUNC = 0x1fff7,
+	LUA_TAG_THREAD = 0x1fff9,
+	/* lua_State.cframe has two flags in its low bits (lj_frame.h) */
+	LUA_CFRAME_FLAGS = 3,
+	/* GCfuncL.ffid, GCfuncC.ffid (lj_obj.h) */
+	LUA_FF_LUA = 0,
+	LUA_FF_C = 1,
+	/* frame types, the low bits of a link (lj_frame.h) */
+	LUA_FRAME_TYPE = 3,
+	LUA_FRAME_TYPEP = 7,
+	LUA_FRAME_LUA = 0,
+	LUA_FRAME_C = 1,
+	LUA_FRAME_CONT = 2,
+	LUA_FRAME_VARG = 3,
+	/* a continuation that is none (LJ_CONT_FFI_CALLBACK) */
+	LUA_CONT_FFI_CALLBACK = 1,
+	/* bytes that are read of a lua_State, of a function, of a C frame */
+	LUA_STATE_BYTES_64 = 0x58,
+	LUA_STATE_BYTES_32 = 0x38,
+	LUA_FUNC_BYTES_64 = 0x30,
+	LUA_FUNC_BYTES_32 = 0x20,
+	LUA_CFRAME_BYTES = 0x28,
+	/* sizeof(GCproto): bytecode begins behind it */
+	LUA_PROTO_BYTES_64 = 0x68,
+	LUA_PROTO_BYTES_32 = 0x40,
+	/* GCproto.sizebc, seen from the bytecode */
+	LUA_SIZEBC_64 = 0xc - 0x68,
+	LUA_SIZEBC_32 = 0x8 - 0x40,
+	/*
+	 * Native stack below the C frame in compiled code: spill slots (at most 256
+	 * of 4 bytes, LJ_MAX_SPILL), the registers that vm_exit_handler saves, and
+	 * what the exit handler's C functions need is not in it.
+	 */
+	LUA_TRACE_STACK = 4096,
+	/*
+	 * How far above the stack pointer a C frame is looked for where native
+	 * unwinding failed. A thread's stack may lie below another's, and this is
+	 * less than any stack on which LuaJIT runs.
+	 */
+	LUA_GAP_STACK = 65536,
+};
+
+/* What is read of a lua_State, and of the global_State it belongs to. */
+struct lua_state {
+	__u64 l;
+	__u64 g;
+	__u64 base;
+	__u64 bottom;
+	__u64 maxstack;
+	__u64 cframe;
+	__u64 jit_base;		/* 0 if this is not the state that runs */
+	__u64 layout;		/* number of its ms_lua_layout */
+};
+
+static __always_inline int lua_is_gc32(const struct ms_lua_layout *layout)
+{
+	return layout->state == MS_LUA_GC32;
+}
+
+/* A reference to an object: 8 bytes, or 4. */
+static __always_inline int lua_read_ref(struct walk *w, const struct ms_lua_layout *layout,
+					__u64 addr, __u64 *to)
+{
+	__u64 value;
+
+	if (ms_read_user(w, &value, 8, addr))
+		return -1;
+	*to = lua_is_gc32(layout) ? (__u32)value : value;
+	return 0;
+}
+
+static __always_inline int lua_read_state(struct walk *w, __u64 number, __u64 l, struct lua_state *to)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	const char *at = (const char *)w->window;
+
+	if (!l || (l & 7) || !ms_is_user_address(l))
+		return -1;
+	if (lua_is_gc32(layout)) {
+		if (ms_read_user(w, w->window, LUA_STATE_BYTES_32, l) || at[5] != LUA_GCT_THREAD)
+			return -1;
+		to->g = *(const __u32 *)(at + 0x8);
+		to->base = *(const __u32 *)(at + 0x10);
+		to->maxstack = *(const __u32 *)(at + 0x18);
+		to->bottom = *(const __u32 *)(at + 0x1c) + 8ULL;
+		to->cframe = *(const __u64 *)(at + 0x30);
+	} else {
+		if (ms_read_user(w, w->window, LUA_STATE_BYTES_64, l) || at[9] != LUA_GCT_THREAD)
+			return -1;
+		to->g = *(const __u64 *)(at + 0x10);
+		to->base = *(const __u64 *)(at + 0x20);
+		to->maxstack = *(const __u64 *)(at + 0x30);
+		to->bottom = *(const __u64 *)(at + 0x38) + 16;
+		to->cframe = *(const __u64 *)(at + 0x50);
+	}
+	to->cframe &= ~(__u64)LUA_CFRAME_FLAGS;
+	to->l = l;
+	to->layout = number;
+	to->jit_base = 0;
+	if (!to->g || (to->g & 7) || !ms_is_user_address(to->g))
+		return -1;
+	return 0;
+}
+
+/* Fills in jit_base if `state` is the one that runs. */
+static __always_inline int lua_read_jit_base(struct walk *w, struct lua_state *state)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	__u64 current;
+
+	if (lua_read_ref(w, layout, state->g + layout->cur_l, &current))
+		return -1;
+	if (current != state->l)
+		return 0;
+	return lua_read_ref(w, layout, state->g + layout->jit_base, &state->jit_base);
+}
+
+/* The state whose C frame lies at `cframe`, if there is one. */
+static __always_inline int lua_state_at(struct walk *w, __u64 number, __u64 cframe,
+					struct lua_state *to)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	__u64 l;
+
+	if (lua_read_ref(w, layout, cframe + layout->cf_l, &l) || lua_read_state(w, number, l, to))
+		return -1;
+	if (to->cframe == cframe)
+		return 0;
+	/* an outer frame of the state whose inner one was just walked */
+	if (l == w->lua.l && cframe == w->lua.next_cframe) {
+		to->cframe = cframe;
+		return 0;
+	}
+	return -1;
+}
+
+/* The state that the VM with this G runs, if its C frame is at most `limit` above the stack pointer. */
+static __always_inline int lua_state_of(struct walk *w, __u64 number, __u64 g, __u64 limit,
+					struct lua_state *to)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	__u64 sp = w->reg[MS_REG_RSP];
+	__u64 l;
+
+	if (!g || (g & 7) || !ms_is_user_address(g) || lua_read_ref(w, layout, g + layout->cur_l, &l) ||
+	    lua_read_state(w, number, l, to))
+		return -1;
+	if (to->g != g || to->cframe < sp || to->cframe - sp > limit)
+		return -1;
+	return 0;
+}
+
+/* G by the register that points at the dispatch table wherever the VM runs. */
+static __always_inline __u64 lua_g_by_register(const struct walk *w, const struct ms_lua_layout *layout)
+{
+	__u64 dispatch = w->reg[MS_REG_R14];
+
+	if (!(w->valid & MS_BIT(MS_REG_R14)))
+		return 0;
+	if (lua_is_gc32(layout))
+		dispatch = (__u32)dispatch;
+	return dispatch - layout->g2disp;
+}
+
+/* What is read of a function object. */
+struct lua_function {
+	__u64 object;
+	__u64 pc;		/* first bytecode */
+	__u64 c;		/* C function */
+	__u32 ffid;
+};
+
+static __always_inline int lua_read_function(struct walk *w, const struct ms_lua_layout *layout,
+					     __u64 object, struct lua_function *to)
+{
+	const __u8 *at = (const __u8 *)w->window;
+
+	to->object = object;
+	if (!object || (object & 7) || !ms_is_user_address(object))
+		return -1;
+	if (lua_is_gc32(layout)) {
+		if (ms_read_user(w, w->window, LUA_FUNC_BYTES_32, object) || at[5] != LUA_GCT_FUNC)
+			return -1;
+		to->ffid = at[6];
+		to->pc = *(const __u32 *)(at + 0x10);
+		to->c = *(const __u64 *)(at + 0x18);
+		return 0;
+	}
+	if (ms_read_user(w, w->window, LUA_FUNC_BYTES_64, object) || at[9] != LUA_GCT_FUNC)
+		return -1;
+	to->ffid = at[10];
+	to->pc = *(const __u64 *)(at + 0x20);
+	to->c = *(const __u64 *)(at + 0x28);
+	return 0;
+}
+
+/* What stands in the two slots of a frame: the function and the link (lj_frame.h). */
+struct lua_slots {
+	__u64 function;		/* object, without its tag; may be the lua_State itself */
+	__u64 link;
+};
+
+static __always_inline int lua_read_slots(struct walk *w, const struct ms_lua_layout *layout,
+					  __u64 base, struct lua_slots *to)
+{
+	__u64 slot[2];
+
+	if (lua_is_gc32(layout)) {
+		if (ms_read_user(w, slot, 8, base - 8))
+			return -1;
+		to->function = (__u32)slot[0];
+		to->link = slot[0] >> 32;
+		return 0;
+	}
+	if (ms_read_user(w, slot, 16, base - 16))
+		return -1;
+	if (slot[0] >> LUA_TAG_SHIFT != LUA_TAG_FUNC && slot[0] >> LUA_TAG_SHIFT != LUA_TAG_THREAD)
+		return -1;
+	to->function = slot[0] & ((1ULL << LUA_TAG_SHIFT) - 1);
+	to->link = slot[1];
+	return 0;
+}
+
+static __always_inline int lua_is_base(const struct lua_state *state, __u64 base)
+{
+	return !(base & 7) && base >= state->bottom && base <= state->maxstack;
+}
+
+/*
+ * A thread inside the VM's own code: is the base in the register a frame? In a
+ * bytecode handler it is. Elsewhere only if the bytecode position in the other
+ * register is in its function, or the function has none.
+ */
+static __always_inline int lua_register_base(struct walk *w, const struct lua_state *state, int inner)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	__u64 base = w->reg[MS_REG_RDX], pc = w->reg[MS_REG_RBX];
+	struct lua_function function;
+	struct lua_slots slots;
+	__u32 sizebc;
+
+	if (lua_is_gc32(layout)) {
+		base = (__u32)base;
+		pc = (__u32)pc;
+	}
+	if (!lua_is_base(state, base) || base == state->bottom ||
+	    lua_read_slots(w, layout, base, &slots) ||
+	    lua_read_function(w, layout, slots.function, &function))
+		return -1;
+	if (function.ffid == LUA_FF_LUA) {
+		if (ms_read_user(w, &sizebc, 4, function.pc + (lua_is_gc32(layout) ? LUA_SIZEBC_32 : LUA_SIZEBC_64)))
+			return -1;
+		if (pc < function.pc || pc > function.pc + 4ULL * sizebc) {
+			if (inner)
+				return -1;
+			pc = 0;
+		}
+	} else {
+		pc = 0;
+	}
+	w->lua.base = base;
+	w->lua.pc = pc;
+	return 0;
+}
+
+#define LUA_WORD(kind, address)							\
+	(MS_FRAME_LUA | ((__u64)(kind) << MS_FRAME_LUA_KIND_SHIFT) |		\
+	 ((address) & MS_FRAME_ADDR_MASK))
+
+static __always_inline int lua_emit(struct walk *w, __u32 kind, __u64 address, __u64 more)
+{
+	return ms_emit(w, LUA_WORD(kind, address)) || ms_emit(w, more);
+}
+
+/* Goes on natively at the caller of the VM. */
+static __always_inline int lua_leave(struct walk *w)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(w->lua.layout);
+
+	w->lua.in_segment = 0;
+	return ms_return_to(w, ms_rule(layout->rule), w->lua.cframe + layout->cframe_size);
+}
+
+enum lua_entry {
+	LUA_BY_RETURN,		/* a C function returns to the VM */
+	LUA_IN_HANDLER,		/* the thread runs the VM's code */
+	LUA_IN_SUBROUTINE,
+	LUA_ON_TRACE,		/* compiled code, or what vm_exit_handler called */
+	LUA_AFTER_GAP,
+};
+
+/* Begins the segment of the C frame that `state` tells of. */
+static __always_inline int lua_begin(struct walk *w, struct lua_state *state, enum lua_entry entry)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	const char *at = (const char *)w->window;
+	int is_new = state->l != w->lua.l;
+	__u64 flags = entry == LUA_AFTER_GAP ? MS_SEGMENT_GAP : 0;
+	__u64 next;
+	__u32 pc;
+	__s32 nres;
+
+	if (is_new) {
+		w->lua.l = state->l;
+		w->lua.g = state->g;
+		w->lua.bottom = state->bottom;
+		w->lua.maxstack = state->maxstack;
+		w->lua.base = 0;
+		w->lua.skip = 0;
+		if (state->jit_base) {
+			flags |= MS_SEGMENT_TRACE;
+			if (lua_is_base(state, state->jit_base))
+				w->lua.base = state->jit_base;
+			w->lua.pc = 0;
+		} else if (entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) {
+			lua_register_base(w, state, entry == LUA_IN_SUBROUTINE);
+		}
+	}
+	if (w->lua.here == MS_LUA_NOT_HERE) {
+		w->lua.here = state->jit_base ? MS_LUA_ON_TRACE : MS_LUA_HERE;
+		if (ms_read_user(w, &w->lua.vmstate, 4, state->g + layout->vmstate))
+			w->lua.vmstate = 0;
+	}
+	if (ms_read_user(w, w->window, LUA_CFRAME_BYTES, state->cframe))
+		return ms_stop(w, MS_END_UNREADABLE);
+	next = *(const __u64 *)(at + (layout->cf_prev & 0x20));
+	nres = *(const __s32 *)(at + (layout->cf_nres & 0x18));
+	pc = *(const __u32 *)(at + (layout->cf_pc & 0x1c));
+	if (is_new && !w->lua.base) {
+		if (entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE)
+			flags |= MS_SEGMENT_GUESSED;
+		w->lua.base = state->base;
+		if (w->lua.leaving && lua_is_base(state, w->lua.leaving))
+			w->lua.base = w->lua.leaving;
+		w->lua.leaving = 0;
+		w->lua.pc = lua_is_gc32(layout) ? pc : *(const __u64 *)(at + (layout->cf_pc & 0x18));
+	} else if (!is_new) {
+		/* the frame that called into C has its position in this C frame */
+		w->lua.pc = lua_is_gc32(layout) ? pc : *(const __u64 *)(at + (layout->cf_pc & 0x18));
+		if (!w->lua.base)
+			flags |= MS_SEGMENT_LOST;
+	}
+	w->lua.layout = state->layout;
+	w->lua.cframe = state->cframe;
+	w->lua.next_cframe = next & ~(__u64)LUA_CFRAME_FLAGS;
+	if (nres < 0)
+		flags |= MS_SEGMENT_EMPTY;
+	if (entry == LUA_ON_TRACE || entry == LUA_AFTER_GAP) {
+		/* the rule says of these that they did not change; compiled code changes
+		 * them, and puts them back from here when it is left (vm_x64.dasc) */
+		w->valid &= ~(MS_BIT(MS_REG_R12) | MS_BIT(MS_REG_R13));
+		if (entry == LUA_ON_TRACE && layout->cframe_size == 80) {
+			if (!ms_read_user(w, &w->reg[MS_REG_R12], 8, state->cframe))
+				w->valid |= MS_BIT(MS_REG_R12);
+			if (!ms_read_user(w, &w->reg[MS_REG_R13], 8,
+					  lua_is_gc32(layout) ? state->cframe + 8 : state->cframe - 8))
+				w->valid |= MS_BIT(MS_REG_R13);
+		}
+	}
+	if (lua_emit(w, MS_LUA_SEGMENT, state->l, (state->g & MS_SEGMENT_G_MASK) | flags))
+		return ms_stop(w, MS_END_DEPTH);
+	w->lua.in_segment = 1;
+	if (flags & (MS_SEGMENT_EMPTY | MS_SEGMENT_LOST))
+		return lua_leave(w);
+	return 0;
+}
+
+/* The walk of this Lua stack cannot go on; the native one can. */
+static __always_inline int lua_break(struct walk *w, __u32 why)
+{
+	if (lua_emit(w, MS_LUA_BROKEN, w->lua.base, why))
+		return ms_stop(w, MS_END_DEPTH);
+	w->lua.base = 0;
+	return lua_leave(w);
+}
+
+/* Stores the function of a frame. */
+static __always_inline int lua_emit_function(struct walk *w, const struct ms_lua_layout *layout,
+					     const struct lua_function *function)
+{
+	__u64 first = function->pc;
+	__u64 at = MS_LUA_NO_PC;
+
+	if (function->ffid == LUA_FF_C)
+		return lua_emit(w, MS_LUA_C_FUNCTION, function->c, function->object);
+	if (function->ffid != LUA_FF_LUA)
+		return lua_emit(w, MS_LUA_BUILTIN, function->object, function->ffid);
+	if (w->lua.pc && (w->lua.pc - first) / 4 < MS_LUA_NO_PC)
+		at = (w->lua.pc - first) / 4;
+	return lua_emit(w, MS_LUA_FUNCTION,
+			first - (lua_is_gc32(layout) ? LUA_PROTO_BYTES_32 : LUA_PROTO_BYTES_64), at);
+}
+
+/* One Lua frame. */
+static __always_inline int lua_step(struct walk *w)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(w->lua.layout);
+	__u64 base = w->lua.base, prev, caller_pc = 0;
+	struct lua_function function;
+	struct lua_slots slots;
+	int leaves = 0, skips = 0;
+
+	if (base == w->lua.bottom)
+		return lua_leave(w);
+	if ((base & 7) || base < w->lua.bottom || base > w->lua.maxstack)
+		return lua_break(w, MS_LUA_BASE_OUTSIDE);
+	if (lua_read_slots(w, layout, base, &slots))
+		return lua_break(w, MS_LUA_NO_FUNCTION);
+	/* a frame of the lua_State itself stands for a call of what is no function */
+	if (slots.function != w->lua.l && !w->lua.skip) {
+		if (lua_read_function(w, layout, slots.function, &function))
+			return lua_break(w, MS_LUA_NO_FUNCTION);
+		if (lua_emit_function(w, layout, &function))
+			return ms_stop(w, MS_END_DEPTH);
+		w->depth++;
+	}
+	switch (slots.link & LUA_FRAME_TYPE) {
+	case LUA_FRAME_LUA: {
+		__u32 call;
+
+		/* the instruction before the return position names the slot of the call */
+		if (ms_read_user(w, &call, 4, slots.link - 4))
+			return lua_break(w, MS_LUA_UNREADABLE);
+		prev = base - 8ULL * (((call >> 8) & 0xff) + (lua_is_gc32(layout) ? 1 : 2));
+		caller_pc = slots.link;
+		break;
+	}
+	case LUA_FRAME_CONT: {
+		__u64 cont[2];
+
+		prev = base - (slots.link & ~(__u64)LUA_FRAME_TYPEP);
+		if ((slots.link & LUA_FRAME_TYPEP) != LUA_FRAME_CONT)
+			break;	/* pcall, xpcall */
+		if (lua_is_gc32(layout)) {
+			if (ms_read_user(w, cont, 8, base - 16))
+				return lua_break(w, MS_LUA_UNREADABLE);
+			caller_pc = cont[0] >> 32;
+			cont[0] = (__u32)cont[0];
+		} else {
+			if (ms_read_user(w, cont, 16, base - 32))
+				return lua_break(w, MS_LUA_UNREADABLE);
+			caller_pc = cont[1];
+		}
+		leaves = cont[0] == LUA_CONT_FFI_CALLBACK;
+		break;
+	}
+	case LUA_FRAME_VARG:
+		prev = base - (slots.link & ~(__u64)LUA_FRAME_TYPEP);
+		skips = (slots.link & LUA_FRAME_TYPEP) == LUA_FRAME_VARG;
+		break;
+	default:
+		prev = base - (slots.link & ~(__u64)LUA_FRAME_TYPEP);
+		leaves = 1;
+		break;
+	}
+	if (prev >= base || prev < w->lua.bottom)
+		return lua_break(w, MS_LUA_BAD_LINK);
+	w->lua.base = prev;
+	w->lua.pc = caller_pc;
+	w->lua.skip = skips;
+	return leaves ? lua_leave(w) : 0;
+}
+
+/* What the code of the VM at the leaf knows and its caller must hear of. */
+static __always_inline void lua_note_leaf(struct walk *w, const struct ms_rule *rule)
+{
+	if (!w->exact)
+		return;
+	if (rule->cfa == MS_CFA_LUA_HELPER)
+		w->lua.helper = w->depth + 1;
+	else
+		w->lua.leaving = w->reg[MS_REG_RBX];
+}
+
+/*
+ * The native frame of the VM itself. Its C frame is where the stack pointer is,
+ * or one word above in a helper, or above all that compiled code and its exit
+ * left there.
+ */
+static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rule)
+{
+	__u64 number = (__u16)rule->add;
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	enum lua_entry entry = LUA_BY_RETURN;
+	__u64 sp = w->reg[MS_REG_RSP];
+	struct lua_state state;
+
+	if (layout->state == MS_LUA_NO_LAYOUT)
+		return ms_stop(w, MS_END_UNSUPPORTED);
+	if (w->exact)
+		entry = rule->cfa == MS_CFA_LUA_VM ? LUA_IN_HANDLER : LUA_IN_SUBROUTINE;
+	else if (w->lua.helper == w->depth)
+		entry = LUA_IN_SUBROUTINE;
+	/* C calls a function, and has written no link: the low bits of rbx are FRAME_C's */
+	if (w->exact && rule->cfa == MS_CFA_LUA_DISPATCH && (w->reg[MS_REG_RBX] & LUA_FRAME_TYPE) == LUA_FRAME_C)
+		return ms_return_to(w, rule, sp + layout->cframe_size);
+	if (lua_state_at(w, number, sp, &state) && lua_state_at(w, number, sp + 8, &state)) {
+		if (lua_state_of(w, number, lua_g_by_register(w, layout), LUA_TRACE_STACK, &state)) {
+			if (lua_emit(w, MS_LUA_SEGMENT, 0, MS_SEGMENT_NO_STATE))
+				return ms_stop(w, MS_END_DEPTH);
+			return ms_return_to(w, rule, sp + layout->cframe_size);
+		}
+		entry = LUA_ON_TRACE;
+	}
+	if (state.l != w->lua.l && lua_read_jit_base(w, &state))
+		return ms_stop(w, MS_END_UNREADABLE);
+	return lua_begin(w, &state, entry);
+}
+
+/*
+ * A VM of this process that is entered on this stack, above the stack pointer:
+ * the innermost one.
+ */
+static __always_inline int lua_find_live(struct walk *w, struct lua_state *found)
+{
+	const struct ms_lua_process *process = ms_lua_process(w);
+	struct lua_state state;
+	int result = -1;
+
+	if (!process)
+		return -1;
+	for (__u32 i = 0; i < MS_LUA_VMS && i < process->count; i++) {
+		__u64 number = process->vm[i].layout;
+		const struct ms_lua_layout *layout = ms_lua_layout(number);
+		__u64 g = process->vm[i].g ? process->vm[i].g : lua_g_by_register(w, layout);
+
+		if (layout->state == MS_LUA_NO_LAYOUT || lua_state_of(w, number, g, LUA_GAP_STACK, &state))
+			continue;
+		if (!result && state.cframe >= found->cframe)
+			continue;
+		*found = state;
+		result = 0;
+	}
+	return result ? result : lua_read_jit_base(w, found);
+}
+
+#endif /* MOONSCOPE_LUA_H */
