@@ -1,0 +1,288 @@
+//! What a machine-code address of a trace means in Lua: the calls inlined into it, and where each is.
+//!
+//! LuaJIT describes the Lua stack at points of a trace by snapshots: the slots that a side exit would
+//! write, with the frames among them (`snapshot_slots`, `snapshot_framelinks` and `lj_snap_restore` in
+//! lj_snap.c). Machine code from one snapshot to the next was compiled from bytecode at or behind the
+//! first one's program counter; this is as precise as LuaJIT itself is when code on a trace fails.
+
+use crate::layout::GcMode;
+use crate::lua_stack::FrameKind;
+use crate::object::Function;
+use crate::trace::TraceCopy;
+
+const SNAP_FRAME: u32 = 0x01_0000;
+const SNAP_CONT: u32 = 0x02_0000;
+
+/// References below this are constants (`REF_BIAS`).
+const REF_BIAS: u16 = 0x8000;
+
+const TYPE_MASK: u64 = 7;
+const CONT: u64 = 2;
+const VARG: u64 = 3;
+
+/// How well an expansion knows the place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// To the last side exit before it.
+    Guard,
+    /// Only where the trace starts: this LuaJIT (before March 2021) does not record which machine code
+    /// belongs to which snapshot.
+    Start,
+}
+
+/// A call that a trace has inlined, or the one it runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InlinedFrame {
+    /// The function object, if the trace is bound to one closure.
+    pub function: Option<u64>,
+    /// What it is, and where; `None` if its prototype is gone.
+    pub kind: Option<FrameKind>,
+    /// Address of its current instruction in bytecode; 0 if not known.
+    pub pc: u64,
+}
+
+/// What an address on a trace means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expansion {
+    /// Calls, innermost first. The last stands for the frame that `jit_base` points to, and replaces what
+    /// a walk from there finds first; if there are others, they are above it.
+    pub frames: Vec<InlinedFrame>,
+    /// How well the place is known.
+    pub precision: Precision,
+    /// Number of the snapshot.
+    pub snapshot: u16,
+    /// The trace has made a tail call out of the frame at `jit_base`, where the Lua stack still has the
+    /// function that made it.
+    pub tail_called: bool,
+}
+
+/// Why an address on a trace has no expansion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum NoExpansion {
+    /// The offset is not in the machine code.
+    #[error("the address is outside the trace")]
+    Outside,
+    /// The snapshot contradicts itself.
+    #[error("the snapshot is not consistent")]
+    Inconsistent,
+}
+
+/// What the machine code at this offset was compiled from. For a return address, pass the offset before
+/// it: the call belongs to the snapshot before.
+pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> {
+    if offset >= u64::from(trace.szmcode) {
+        return Err(NoExpansion::Outside);
+    }
+    let Some(snapshots) = &trace.snapshots else {
+        return Ok(start_of(trace));
+    };
+    // Snapshot 0 has offset 0. Equal offsets: the last one, since no code belongs to those before.
+    let after = snapshots.partition_point(|snapshot| u64::from(snapshot.mcofs) <= offset);
+    let index = after.checked_sub(1).ok_or(NoExpansion::Inconsistent)?;
+    let snapshot = snapshots.get(index).ok_or(NoExpansion::Inconsistent)?;
+    let raw = trace
+        .frames
+        .get(snapshot.frames.clone().ok_or(NoExpansion::Inconsistent)?)
+        .ok_or(NoExpansion::Inconsistent)?;
+    let is_moved = trace.base_moved_at.is_some_and(|at| offset >= u64::from(at));
+    // Behind the store to jit_base all frames are on the Lua stack, and jit_base is the innermost.
+    let raw = match is_moved {
+        true => raw.get(..1).unwrap_or(raw),
+        false => raw,
+    };
+    Ok(Expansion {
+        frames: raw.iter().map(|frame| inlined(trace, frame)).collect(),
+        precision: Precision::Guard,
+        snapshot: u16::try_from(index).unwrap_or(u16::MAX),
+        tail_called: snapshot.tail_called && !is_moved,
+    })
+}
+
+fn start_of(trace: &TraceCopy) -> Expansion {
+    Expansion {
+        frames: vec![InlinedFrame {
+            function: None,
+            kind: Some(FrameKind::Lua {
+                proto: trace.startpt,
+                pos: None,
+            }),
+            pc: 0,
+        }],
+        precision: Precision::Start,
+        snapshot: 0,
+        tail_called: false,
+    }
+}
+
+fn inlined(trace: &TraceCopy, frame: &SnapFrame) -> InlinedFrame {
+    let function = (frame.function != 0).then_some(frame.function);
+    let kind = match function.and_then(|function| trace.functions.get(&function)) {
+        Some(Function::C { f }) => Some(FrameKind::C { f: *f }),
+        Some(Function::Builtin { ffid }) => Some(FrameKind::Builtin { ffid: *ffid }),
+        Some(Function::Lua(code)) => Some(FrameKind::Lua {
+            proto: code.proto,
+            pos: code.index(frame.pc),
+        }),
+        _ => trace.code_at(frame.pc).map(|code| FrameKind::Lua {
+            proto: code.proto,
+            pos: code.index(frame.pc),
+        }),
+    };
+    InlinedFrame {
+        function,
+        kind,
+        pc: frame.pc,
+    }
+}
+
+/// A frame as a snapshot has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SnapFrame {
+    /// The function object if it is a constant of the trace, else 0.
+    pub function: u64,
+    /// The current instruction; 0 for a function that is not bytecode.
+    pub pc: u64,
+}
+
+/// The constants of a trace that frames refer to.
+pub(crate) trait Constants {
+    /// A 64-bit constant.
+    fn word(&self, reference: u16) -> Option<u64>;
+    /// The function object, if the constant is one.
+    fn function(&self, reference: u16) -> Option<u64>;
+}
+
+/// The frames of one snapshot, innermost first, and whether the outermost was replaced by a tail call.
+pub(crate) struct Frames {
+    pub frames: Vec<SnapFrame>,
+    pub tail_called: bool,
+}
+
+/// Decodes a snapshot: `map` begins with its entries, of which there are `nent`; the program counter and,
+/// in GC32, the frame links follow.
+pub(crate) fn decode(mode: GcMode, map: &[u32], nent: usize, constants: &impl Constants) -> Option<Frames> {
+    let entries = map.get(..nent)?;
+    let rest = map.get(nent..)?;
+    let is_ascending = entries
+        .windows(2)
+        .all(|pair| matches!(pair, [a, b] if a >> 24 < b >> 24));
+    let snapshot = Entries { entries, constants };
+    match (is_ascending, mode) {
+        (false, _) => None,
+        (true, GcMode::Gc64) => snapshot.decode_gc64(rest),
+        (true, GcMode::Gc32) => snapshot.decode_gc32(rest),
+    }
+}
+
+struct Entries<'a, C> {
+    entries: &'a [u32],
+    constants: &'a C,
+}
+
+impl<C: Constants> Entries<'_, C> {
+    /// Slot 0 is the function at `jit_base - 16`, slot 1 its link. The word behind the entries is
+    /// `pc << 8 | baseslot - 2`; links are constants in the slots.
+    fn decode_gc64(&self, rest: &[u32]) -> Option<Frames> {
+        let (&low, &high) = (rest.first()?, rest.get(1)?);
+        let pcbase = u64::from(low) | u64::from(high) << 32;
+        let mut pc = pcbase >> 8;
+        let mut slot = (pcbase & 0xff) as u32 + 1;
+        let mut frames = Vec::new();
+        let mut is_copied = false;
+        while slot > 1 {
+            let function = self.function(slot - 1);
+            let link = self.word(slot, SNAP_FRAME)?;
+            if !is_copied {
+                frames.push(SnapFrame { function, pc });
+            }
+            is_copied = link & TYPE_MASK == VARG;
+            let (caller, previous) = match link & TYPE_MASK {
+                0 | 4 => (link, self.frame_below(slot).unwrap_or(1)),
+                CONT => (self.word(slot.checked_sub(2)?, SNAP_CONT)?, below(slot, link)?),
+                VARG => (pc.wrapping_add(4), below(slot, link)?),
+                1 | 5 => return None,
+                _ => (4, below(slot, link)?),
+            };
+            pc = caller.wrapping_sub(4);
+            slot = previous;
+        }
+        let function = self.function(0);
+        if slot != 1 {
+            return None;
+        }
+        if !is_copied {
+            frames.push(SnapFrame { function, pc });
+        }
+        let tail_called = self.entry(1).is_some_and(|entry| entry & SNAP_FRAME != 0);
+        Some(Frames { frames, tail_called })
+    }
+
+    /// Slot 0 is the frame at `jit_base - 8`. Behind the entries are the program counter and the links of
+    /// all frames above slot 0, innermost first; a continuation has its program counter behind its link.
+    fn decode_gc32(&self, rest: &[u32]) -> Option<Frames> {
+        let mut words = rest.iter().map(|&word| u64::from(word));
+        let mut pc = words.next()?;
+        let mut slot = self.frame_below(256).unwrap_or(0);
+        let mut frames = Vec::new();
+        let mut is_copied = false;
+        while slot > 0 {
+            let function = self.function(slot);
+            let link = words.next()?;
+            if !is_copied {
+                frames.push(SnapFrame { function, pc });
+            }
+            is_copied = link & TYPE_MASK == VARG;
+            let (caller, previous) = match link & TYPE_MASK {
+                0 | 4 => (link, self.frame_below(slot).unwrap_or(0)),
+                CONT => (words.next()?, below(slot, link)?),
+                VARG => (pc.wrapping_add(4), below(slot, link)?),
+                1 | 5 => return None,
+                _ => (4, below(slot, link)?),
+            };
+            pc = caller.wrapping_sub(4);
+            slot = previous;
+        }
+        if !is_copied {
+            let function = self.function(0);
+            frames.push(SnapFrame { function, pc });
+        }
+        Some(Frames {
+            frames,
+            tail_called: false,
+        })
+    }
+
+    fn entry(&self, slot: u32) -> Option<u32> {
+        let at = self.entries.partition_point(|entry| entry >> 24 < slot);
+        self.entries.get(at).copied().filter(|entry| entry >> 24 == slot)
+    }
+
+    /// The highest frame slot below this one.
+    fn frame_below(&self, slot: u32) -> Option<u32> {
+        let below = self.entries.iter().rev().filter(|&&entry| entry >> 24 < slot);
+        below
+            .map(|&entry| (entry >> 24, entry & SNAP_FRAME))
+            .find(|&(_, flag)| flag != 0)
+            .map(|(slot, _)| slot)
+    }
+
+    fn word(&self, slot: u32, flag: u32) -> Option<u64> {
+        let entry = self.entry(slot).filter(|entry| entry & flag != 0)?;
+        let reference = entry as u16;
+        (reference < REF_BIAS).then(|| self.constants.word(reference))?
+    }
+
+    fn function(&self, slot: u32) -> u64 {
+        let constant = self.entry(slot).map(|entry| entry as u16);
+        constant
+            .filter(|&reference| reference < REF_BIAS)
+            .and_then(|reference| self.constants.function(reference))
+            .unwrap_or(0)
+    }
+}
+
+/// The slot that a link with a distance leads to.
+fn below(slot: u32, link: u64) -> Option<u32> {
+    let distance = u32::try_from(link >> 3).ok().filter(|&slots| slots > 0)?;
+    slot.checked_sub(distance)
+}
