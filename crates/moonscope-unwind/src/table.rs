@@ -198,6 +198,39 @@ impl Table {
         }))
     }
 
+    /// The same table with other rules for parts of the code: sorted ranges that do not overlap, inside the
+    /// executable address range. For code whose unwind information does not say all that there is to say.
+    pub fn overlay(
+        &self,
+        rules: &mut RuleSet,
+        parts: &[(Range<u64>, abi::ms_rule)],
+    ) -> Result<Table, UnwindError> {
+        let end = self.base + (u64::from(self.nr_pages()) << abi::MS_PAGE_SHIFT);
+        let mut writer = RowWriter::new(self.base, end, self.rows.len() + 2 * parts.len());
+        let mut rows = self.iter_rows().peekable();
+        let mut in_force = fixed::HOLE;
+        for (range, rule) in parts {
+            while let Some((at, number)) = rows.next_if(|&(at, _)| at < range.start) {
+                writer.push(at, number);
+                in_force = number;
+            }
+            writer.push(range.start, rules.intern(*rule));
+            while let Some((_, number)) = rows.next_if(|&(at, _)| at <= range.end) {
+                in_force = number;
+            }
+            writer.push(range.end, in_force);
+        }
+        for (at, number) in rows {
+            writer.push(at, number);
+        }
+        let (pages, rows) = writer.finish().ok_or(UnwindError::TooManyRows(MAX_ROWS))?;
+        Ok(Table {
+            pages,
+            rows,
+            ..self.clone()
+        })
+    }
+
     /// How many pages there are: `nr_pages` of `struct ms_table`.
     pub fn nr_pages(&self) -> u32 {
         self.pages.len().saturating_sub(1) as u32

@@ -1,0 +1,19 @@
+//! Lua inside the processes of a recording: builds of LuaJIT met in files, VMs met in processes, and Lua
+//! frames between native ones.
+//!
+//! The way: `builds` (a file's VM gets rules of its own in the unwind table) → `process` (the VMs of a
+//! process, told to the kernel side) → `words` (what a walk shipped) → `splice` (frames with names).
+
+mod builds;
+mod functions;
+mod process;
+mod processes;
+mod splice;
+mod vm;
+mod words;
+
+pub use builds::{LuaBuild, LuaBuilds};
+pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
+pub use processes::{LuaCounts, LuaProcesses};
+pub use splice::{Spliced, splice};
+pub use words::{LuaWord, UserFrame, native_frames, user_frames};

@@ -1,0 +1,63 @@
+//! Lua functions of a recording: each once, whichever processes run it.
+
+use std::sync::Arc;
+
+use moonscope_luajit::names::{FunctionKind, FunctionName};
+use rustc_hash::FxHashMap;
+
+/// A Lua function of a recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LuaFunctionId(pub u32);
+
+/// What is known of a Lua function.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LuaFunction {
+    /// Its name in the source; `None` where it is not certain.
+    pub name: Option<Arc<str>>,
+    /// The file, or what stands for it.
+    pub file: Arc<str>,
+    /// The file as it is shown.
+    pub short_file: Arc<str>,
+    /// Where it is defined; 0: a main chunk, or not known.
+    pub line_defined: u32,
+    /// One of those that LuaJIT brings as bytecode.
+    pub is_builtin: bool,
+}
+
+impl From<FunctionName> for LuaFunction {
+    fn from(name: FunctionName) -> Self {
+        Self {
+            name: name.name.map(Arc::from),
+            file: name.file.into(),
+            short_file: name.short_file.into(),
+            line_defined: name.line_defined,
+            is_builtin: name.kind == FunctionKind::Builtin,
+        }
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct LuaFunctions {
+    functions: Vec<LuaFunction>,
+    ids: FxHashMap<LuaFunction, LuaFunctionId>,
+}
+
+impl LuaFunctions {
+    /// The id of a function.
+    pub fn intern(&mut self, function: LuaFunction) -> LuaFunctionId {
+        if let Some(&id) = self.ids.get(&function) {
+            return id;
+        }
+        let id = LuaFunctionId(self.functions.len() as u32);
+        self.functions.push(function.clone());
+        self.ids.insert(function, id);
+        id
+    }
+
+    /// The functions, by id.
+    pub fn take(&mut self) -> Vec<LuaFunction> {
+        self.ids.clear();
+        std::mem::take(&mut self.functions)
+    }
+}
