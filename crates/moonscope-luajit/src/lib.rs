@@ -5,6 +5,16 @@
 //! is read may be changing or hostile; every step is bounded and checked, and what does not hold is an
 //! error with a reason, never a guess.
 
+pub mod decode;
+mod eh_frame;
+mod elf_code;
 pub mod layout;
+pub mod traces;
+pub mod vm_text;
+pub mod vms;
+mod x86;
 
+pub use decode::{LayoutError, decode_layout};
 pub use layout::{BuildOffsets, CFrame, Fields, GcMode, Layout, TraceFields};
+pub use vm_text::{CallerBase, Entries, SavedRegister, VmText, VmTextError, Window, find_vms};
+pub use vms::{ScanBudget, ScanResult, Vm, scan, verify};
