@@ -103,9 +103,10 @@ const GC32: Fields = Fields {
     gct: 5,
     l_glref: 0x8,
     l_base: 0x10,
-    l_top: 0x14,
-    l_maxstack: 0x18,
-    l_stack: 0x1c,
+    // base and top are addresses of 8 bytes here too (lj_obj.h: `TValue *`), of which the VM uses 4
+    l_top: 0x18,
+    l_maxstack: 0x20,
+    l_stack: 0x24,
     l_cframe: 0x30,
     fn_ffid: 6,
     fn_pc: 0x10,
@@ -198,8 +199,13 @@ pub struct TraceFields {
     pub link: u16,
     /// Root trace of a side trace, else 0; 2 bytes.
     pub root: u16,
-    /// `sizeof(SnapShot)`: 12, or 8 before 2021-03, which have no machine code offsets.
+    /// `sizeof(SnapShot)`: 12, or 8 in the releases up to 2.1.0-beta3.
     pub snapshot_size: u16,
+    /// `SnapShot.mcofs`: offset in the machine code, 2 bytes. `None` before 2021-03, whose snapshots do not
+    /// tell where in the code they belong.
+    pub snapshot_mcofs: Option<u16>,
+    /// `SnapShot.nslots`; behind it `topslot`, `nent` and `count`, 1 byte each.
+    pub snapshot_nslots: u16,
 }
 
 /// Everything about one build of LuaJIT that is needed to read its memory.
