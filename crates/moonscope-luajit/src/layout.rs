@@ -67,6 +67,16 @@ pub struct Fields {
     pub pt_varinfo: u16,
     /// `sizeof(GCproto)`: its bytecode follows.
     pub pt_size: u16,
+    /// `lua_State.env`: reference to the table of globals.
+    pub l_env: u16,
+    /// `GCproto.flags`: 1 byte; bit 1 is `PROTO_VARARG`, others change while it runs.
+    pub pt_flags: u16,
+    /// `GCtab.metatable`, and `GCudata.metatable` at the same place.
+    pub tab_metatable: u16,
+    /// `GCtab.node`: address of the hash part.
+    pub tab_node: u16,
+    /// `GCtab.hmask`: number of hash nodes less one; 4 bytes.
+    pub tab_hmask: u16,
 }
 
 const GC64: Fields = Fields {
@@ -95,6 +105,11 @@ const GC64: Fields = Fields {
     pt_uvinfo: 0x58,
     pt_varinfo: 0x60,
     pt_size: 0x68,
+    l_env: 0x48,
+    pt_flags: 0x3d,
+    tab_metatable: 0x20,
+    tab_node: 0x28,
+    tab_hmask: 0x34,
 };
 
 const GC32: Fields = Fields {
@@ -124,6 +139,11 @@ const GC32: Fields = Fields {
     pt_uvinfo: 0x38,
     pt_varinfo: 0x3c,
     pt_size: 0x40,
+    l_env: 0x2c,
+    pt_flags: 0x25,
+    tab_metatable: 0x10,
+    tab_node: 0x14,
+    tab_hmask: 0x1c,
 };
 
 impl GcMode {

@@ -4,30 +4,51 @@
 //! Everything is read through [`moonscope_process::RemoteMemory`]: a live process, or bytes in a test. What
 //! is read may be changing or hostile; every step is bounded and checked, and what does not hold is an
 //! error with a reason, never a guess.
+//!
+//! * Where: [`vm_text`] (the VM in a file), [`decode`] and [`layout`] (offsets), [`vms`] (VMs in a process).
+//! * What runs: [`lua_state`], [`lua_stack`], [`object`], [`bytecode_ref`].
+//! * Compiled code: [`traces`] (layouts), [`trace`], [`trace_keeper`], [`snapshot`].
+//! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`bytecode`], [`builtins`], [`string`],
+//!   [`value`].
 
+pub mod builtins;
+pub mod bytecode;
 pub mod bytecode_ref;
-pub mod layout;
-pub mod lua_stack;
-pub mod lua_state;
-pub mod object;
-pub mod snapshot;
-pub mod trace;
-pub mod trace_keeper;
+pub mod call_site;
+pub mod chunk;
 pub mod decode;
 mod eh_frame;
 mod elf_code;
 pub mod layout;
+pub mod lua_stack;
+pub mod lua_state;
+pub mod names;
+pub mod object;
+pub mod prototype;
+pub mod snapshot;
+pub mod source;
+pub mod string;
+pub mod trace;
+pub mod trace_keeper;
 pub mod traces;
+pub mod value;
 pub mod vm_text;
 pub mod vms;
 mod x86;
 
+pub use builtins::Builtins;
+pub use call_site::{CallSiteName, call_site_name};
+pub use chunk::Chunk;
 pub use decode::{LayoutError, decode_layout};
 pub use layout::{BuildOffsets, CFrame, Fields, GcMode, Layout, TraceFields};
 pub use lua_stack::{Base, FrameKind, LuaEnd, LuaFrame, LuaWalk, SegmentEnd, frames};
 pub use lua_state::LuaState;
+pub use names::{FunctionKind, FunctionName, LuaNames};
 pub use object::{Function, ProtoCode};
+pub use prototype::{Prototype, PrototypeError, PrototypeIdentity};
 pub use snapshot::{Expansion, InlinedFrame, expand};
+pub use source::SourceFile;
+pub use string::{StrLayout, StringError};
 pub use trace::TraceCopy;
 pub use trace_keeper::TraceKeeper;
 pub use vm_text::{CallerBase, Entries, SavedRegister, VmText, VmTextError, Window, find_vms};

@@ -1,0 +1,199 @@
+//! Names of Lua functions as people see them: `access@plugins/limit-count.lua:87`.
+//!
+//! The name is that of the definition in the source file ([`crate::source`]), read in the root of the process.
+//! It is left out where it is not certain: no file, a file that changed after the process had started, no
+//! function with exactly these lines and parameters, or several. Then the place alone is shown.
+
+use crate::chunk::Chunk;
+use crate::prototype::Prototype;
+use crate::source::{MAIN_CHUNK, MAX_SOURCE, SourceFile};
+use moonscope_process::{Pid, StartTime, open_in_root};
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+/// Source files that are kept, those that could not be used included. A gateway has about a thousand.
+const MAX_FILES: usize = 8192;
+
+/// Functions that are kept in all files together, some 100 bytes each.
+const MAX_KEPT_FUNCTIONS: usize = 1 << 19;
+
+/// What kind of function it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FunctionKind {
+    /// What stands in a file outside of all functions.
+    MainChunk,
+    /// A function.
+    Function,
+    /// From bytecode without lines: it may be either.
+    Stripped,
+    /// One of those that LuaJIT brings as bytecode.
+    Builtin,
+}
+
+/// A function as people see it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FunctionName {
+    /// Its name; `None` where it is not certain.
+    pub name: Option<String>,
+    /// Where it was defined: the complete path as the process has it, or what stands for it.
+    pub file: String,
+    /// The file as it is shown: see [`Chunk::short_file`].
+    pub short_file: String,
+    /// First line of the definition; 0 for a main chunk, and where it is not known.
+    pub line_defined: u32,
+    /// What kind of function it is.
+    pub kind: FunctionKind,
+}
+
+impl FunctionName {
+    /// `access@plugins/limit-count.lua:87`, or without a name `plugins/limit-count.lua:87`. `line`: the current
+    /// line; where there is none, that of the definition is shown if there is one.
+    pub fn display(&self, line: Option<u32>) -> impl fmt::Display {
+        let line = line.filter(|line| *line != 0).unwrap_or(self.line_defined);
+        let name = self
+            .name
+            .as_deref()
+            .map_or(String::new(), |name| format!("{name}@"));
+        match (self.kind, line) {
+            (FunctionKind::Builtin, _) => self.name.clone().unwrap_or_default(),
+            (_, 0) => format!("{name}{}", self.short_file),
+            _ => format!("{name}{}:{line}", self.short_file),
+        }
+    }
+}
+
+/// Names of the functions of one process.
+#[derive(Debug)]
+pub struct LuaNames {
+    root: Option<Pid>,
+    started: SystemTime,
+    directory: Option<PathBuf>,
+    /// `None`: looked at, and of no use.
+    files: HashMap<PathBuf, Option<Rc<SourceFile>>>,
+    /// Functions in `files`.
+    kept: usize,
+}
+
+impl LuaNames {
+    /// Names of the functions of process `pid`, which started at `started` (see [`wall_clock`]). `directory`:
+    /// what relative paths start from, seen from its root; without it they stay without names.
+    pub fn new(pid: Pid, started: SystemTime, directory: Option<PathBuf>) -> Self {
+        Self {
+            root: Some(pid),
+            started,
+            directory,
+            files: HashMap::new(),
+            kept: 0,
+        }
+    }
+
+    /// Names without any sources: places only.
+    pub fn without_sources() -> Self {
+        Self {
+            root: None,
+            started: SystemTime::UNIX_EPOCH,
+            directory: None,
+            files: HashMap::new(),
+            kept: 0,
+        }
+    }
+
+    /// The name of a function.
+    pub fn name_of(&mut self, prototype: &Prototype) -> FunctionName {
+        let identity = &prototype.identity;
+        let chunk = Chunk::parse(&prototype.chunkname.bytes, identity.firstline);
+        let kind = match () {
+            () if prototype.is_builtin() => FunctionKind::Builtin,
+            () if prototype.is_stripped() => FunctionKind::Stripped,
+            () if identity.firstline == 0 => FunctionKind::MainChunk,
+            () => FunctionKind::Function,
+        };
+        let name = match (kind, &chunk) {
+            (FunctionKind::Builtin, Chunk::Builtin(name)) => Some(name.clone()),
+            (FunctionKind::MainChunk, _) => Some(MAIN_CHUNK.to_owned()),
+            (FunctionKind::Function, Chunk::File(path)) => self.in_source(path, prototype),
+            _ => None,
+        };
+        FunctionName {
+            name,
+            file: chunk.file(),
+            short_file: chunk.short_file(),
+            line_defined: if kind == FunctionKind::Builtin {
+                0
+            } else {
+                identity.firstline
+            },
+            kind,
+        }
+    }
+
+    fn in_source(&mut self, path: &Path, prototype: &Prototype) -> Option<String> {
+        let identity = &prototype.identity;
+        let last_line = identity.firstline.checked_add(identity.numline)?;
+        let source = self.source(path)?;
+        let params = identity.numparams.into();
+        source
+            .name_of(identity.firstline, last_line, params, identity.is_vararg)
+            .map(str::to_owned)
+    }
+
+    fn source(&mut self, path: &Path) -> Option<Rc<SourceFile>> {
+        if let Some(known) = self.files.get(path) {
+            return known.clone();
+        }
+        if self.files.len() >= MAX_FILES || self.kept >= MAX_KEPT_FUNCTIONS {
+            self.files.clear();
+            self.kept = 0;
+        }
+        let source = self.read(path).map(Rc::new);
+        self.kept += source.as_ref().map_or(0, |source| source.functions().len());
+        self.files.insert(path.to_owned(), source.clone());
+        source
+    }
+
+    fn read(&self, path: &Path) -> Option<SourceFile> {
+        let path = match path.is_absolute() {
+            true => path.to_owned(),
+            false => self.directory.as_ref()?.join(path),
+        };
+        let file = open_in_root(self.root?, &path).ok()?;
+        if is_younger(&file, self.started)? {
+            return None;
+        }
+        let mut text = Vec::new();
+        file.take(MAX_SOURCE as u64 + 1).read_to_end(&mut text).ok()?;
+        SourceFile::parse(&text).ok()
+    }
+}
+
+/// True if the file was changed, or put in its place, after `started`. The time of the last change of content
+/// is what package managers and `rsync -a` set back to what it was elsewhere; that of the inode is not.
+fn is_younger(file: &File, started: SystemTime) -> Option<bool> {
+    let meta = file.metadata().ok()?;
+    let changed = |seconds: i64, nanoseconds: i64| {
+        let at = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(at)
+    };
+    let content = changed(meta.mtime(), meta.mtime_nsec())?;
+    let inode = changed(meta.ctime(), meta.ctime_nsec())?;
+    Some(content.max(inode) > started)
+}
+
+/// When a process started, by the clock on the wall. `now`: the two clocks at one moment (`CLOCK_BOOTTIME`,
+/// which [`StartTime`] counts in, and the system's time); `ticks_per_second`: `sysconf(_SC_CLK_TCK)`.
+pub fn wall_clock(
+    start: StartTime,
+    now: (Duration, SystemTime),
+    ticks_per_second: u32,
+) -> Option<SystemTime> {
+    let rate = u64::from(ticks_per_second).max(1);
+    let since_boot =
+        Duration::from_secs(start.0 / rate) + Duration::from_secs(start.0 % rate) / ticks_per_second.max(1);
+    now.1.checked_sub(now.0.checked_sub(since_boot)?)
+}
