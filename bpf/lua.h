@@ -109,8 +109,8 @@ static __always_inline int lua_read_state(struct walk *w, __u64 number, __u64 l,
 			return -1;
 		to->g = *(const __u32 *)(at + 0x8);
 		to->base = *(const __u32 *)(at + 0x10);
-		to->maxstack = *(const __u32 *)(at + 0x18);
-		to->bottom = *(const __u32 *)(at + 0x1c) + 8ULL;
+		to->maxstack = *(const __u32 *)(at + 0x20);
+		to->bottom = *(const __u32 *)(at + 0x24) + 8ULL;
 		to->cframe = *(const __u64 *)(at + 0x30);
 	} else {
 		if (ms_read_user(w, w->window, LUA_STATE_BYTES_64, l) || at[9] != LUA_GCT_THREAD)
@@ -143,23 +143,34 @@ static __always_inline int lua_read_jit_base(struct walk *w, struct lua_state *s
 	return lua_read_ref(w, layout, state->g + layout->jit_base, &state->jit_base);
 }
 
+/* An address of a C frame, where one is stored. */
+static __always_inline int lua_read_cframe(struct walk *w, __u64 addr, __u64 *to)
+{
+	if (ms_read_user(w, to, 8, addr))
+		return -1;
+	*to &= ~(__u64)LUA_CFRAME_FLAGS;
+	return 0;
+}
+
 /* The state whose C frame lies at `cframe`, if there is one. */
 static __always_inline int lua_state_at(struct walk *w, __u64 number, __u64 cframe,
 					struct lua_state *to)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
-	__u64 l;
+	__u64 l, next;
 
 	if (lua_read_ref(w, layout, cframe + layout->cf_l, &l) || lua_read_state(w, number, l, to))
 		return -1;
 	if (to->cframe == cframe)
 		return 0;
-	/* an outer frame of the state whose inner one was just walked */
-	if (l == w->lua.l && cframe == w->lua.next_cframe) {
-		to->cframe = cframe;
-		return 0;
-	}
-	return -1;
+	/* an outer frame of the state whose inner one was just walked, or is about to begin or to end */
+	next = w->lua.next_cframe;
+	if (l != w->lua.l && lua_read_cframe(w, to->cframe + layout->cf_prev, &next))
+		return -1;
+	if (cframe != next)
+		return -1;
+	to->cframe = cframe;
+	return 0;
 }
 
 /* The state that the VM with this G runs, if its C frame is at most `limit` above the stack pointer. */

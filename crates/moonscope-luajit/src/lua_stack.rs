@@ -453,7 +453,10 @@ impl<'a, M: RemoteMemory> CFrames<'a, M> {
         self.left = self.left.saturating_sub(1);
         let previous = match self.left {
             0 => 0,
-            _ => self.memory.read_u64(self.at(self.layout.cframe.prev)).unwrap_or(0),
+            _ => self
+                .memory
+                .read_u64(self.at(self.layout.cframe.prev))
+                .unwrap_or(0),
         };
         self.current = previous & !3;
     }

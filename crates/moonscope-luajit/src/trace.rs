@@ -22,8 +22,7 @@ const IRT_FUNC: u8 = 8;
 /// Types whose constants take two IR slots (`IRT_IS64`): light user data, P64, NUM, I64, U64; in GC64 nil
 /// and all objects too.
 const IS64_GC32: u32 = 1 << 3 | 1 << 9 | 1 << 14 | 1 << 21 | 1 << 22;
-const IS64_GC64: u32 =
-    IS64_GC32 | 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12;
+const IS64_GC64: u32 = IS64_GC32 | 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12;
 
 /// Bytes of one IR instruction, and of one entry of a snapshot map.
 const IR_SIZE: usize = 8;
@@ -132,16 +131,23 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn read(
-        memory: &impl RemoteMemory,
-        layout: &Layout,
-        addr: u64,
-    ) -> Result<Self, TraceError> {
+    pub(crate) fn read(memory: &impl RemoteMemory, layout: &Layout, addr: u64) -> Result<Self, TraceError> {
         let fields = layout.fields();
         let at = layout.trace.as_ref().ok_or(TraceError::NoLayout)?;
         let last = [
-            at.nsnap, at.ir, at.nk, at.snap, at.snapmap, at.startpt, at.startpc, at.startins, at.szmcode,
-            at.mcode, at.traceno, at.link, at.root,
+            at.nsnap,
+            at.ir,
+            at.nk,
+            at.snap,
+            at.snapmap,
+            at.startpt,
+            at.startpc,
+            at.startins,
+            at.szmcode,
+            at.mcode,
+            at.traceno,
+            at.link,
+            at.root,
         ];
         let len = usize::from(last.into_iter().max().unwrap_or(0)) + 8;
         let mut head = vec![0; len];
@@ -186,12 +192,7 @@ impl Header {
 
 impl TraceCopy {
     /// Copies the trace at `addr` of the VM `g`.
-    pub fn read(
-        memory: &impl RemoteMemory,
-        layout: &Layout,
-        g: u64,
-        addr: u64,
-    ) -> Result<Self, TraceError> {
+    pub fn read(memory: &impl RemoteMemory, layout: &Layout, g: u64, addr: u64) -> Result<Self, TraceError> {
         let header = Header::read(memory, layout, addr)?;
         let TraceId {
             traceno,
@@ -265,7 +266,10 @@ impl TraceCopy {
         memory
             .read_exact(header.snap, &mut bytes)
             .map_err(|_| TraceError::Unreadable)?;
-        let raw: Vec<_> = bytes.chunks_exact(RawSnapshot::SIZE).map(RawSnapshot::parse).collect();
+        let raw: Vec<_> = bytes
+            .chunks_exact(RawSnapshot::SIZE)
+            .map(RawSnapshot::parse)
+            .collect();
         let map = read_map(memory, header.snapmap, &raw)?;
         let mut snapshots = Vec::with_capacity(raw.len());
         for snapshot in &raw {
@@ -353,7 +357,9 @@ impl RawSnapshot {
 
 /// Reads the snapshot map. Behind the last entries are at most as many frame links, and the program counter.
 fn read_map(memory: &impl RemoteMemory, addr: u64, raw: &[RawSnapshot]) -> Result<Vec<u32>, TraceError> {
-    let ends = raw.iter().map(|snapshot| snapshot.mapofs.saturating_add(2 * snapshot.nent + 2));
+    let ends = raw
+        .iter()
+        .map(|snapshot| snapshot.mapofs.saturating_add(2 * snapshot.nent + 2));
     let entries = ends.max().unwrap_or(0);
     if entries > MAX_ENTRIES {
         return Err(TraceError::TooLarge);
@@ -390,7 +396,10 @@ impl IrConstants {
         let first = header.nk;
         let mut bytes = vec![0; REF_BIAS.saturating_sub(first) as usize * IR_SIZE];
         memory
-            .read_exact(header.ir.wrapping_add(u64::from(first) * IR_SIZE as u64), &mut bytes)
+            .read_exact(
+                header.ir.wrapping_add(u64::from(first) * IR_SIZE as u64),
+                &mut bytes,
+            )
             .map_err(|_| TraceError::Unreadable)?;
         let mut constants = Self {
             mode,
@@ -429,7 +438,10 @@ impl IrConstants {
     /// Type and opcode.
     fn kind(&self, reference: u32) -> Option<(u8, u8)> {
         let offset = reference.checked_sub(self.first)? as usize * IR_SIZE;
-        Some((self.bytes.get(offset + 4)? & IRT_TYPE, *self.bytes.get(offset + 5)?))
+        Some((
+            self.bytes.get(offset + 4)? & IRT_TYPE,
+            *self.bytes.get(offset + 5)?,
+        ))
     }
 
     /// The object of a `KGC`: in its second slot, or in place of its operands.

@@ -114,7 +114,11 @@ impl TraceKeeper {
             let reference = references.get(index).copied().unwrap_or(0);
             let before = self.references.get(index).copied().unwrap_or(0);
             let id = self.trace_at(memory, index, reference);
-            let known = self.live.get(index).and_then(Option::as_ref).map(|kept| kept.copy.id());
+            let known = self
+                .live
+                .get(index)
+                .and_then(Option::as_ref)
+                .map(|kept| kept.copy.id());
             if known.is_some() && (known != id || reference != before) {
                 polled.died += 1;
                 self.bury(index, now);

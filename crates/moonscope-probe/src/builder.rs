@@ -11,6 +11,7 @@ use moonscope_process::Executable;
 use moonscope_unwind::{RuleSet, Table, abi};
 
 use crate::executables::ExecutableId;
+use crate::lua::{LuaBuild, LuaBuilds, LuaBuildsFound};
 
 /// A finished build.
 pub struct Built {
@@ -18,8 +19,14 @@ pub struct Built {
     pub id: ExecutableId,
     /// The table; `Ok(None)`: the file has no unwind information; `Err`: it cannot be read.
     pub table: Result<Option<Table>, ()>,
+    /// LuaJIT in it.
+    pub lua: Vec<LuaBuild>,
+    /// LuaJIT in it that cannot be read, and why.
+    pub lua_refused: Vec<String>,
     /// Rules that no earlier build used. They continue the list of all rules.
     pub new_rules: Vec<abi::ms_rule>,
+    /// Layouts of LuaJIT that no earlier file had. They continue the list of all layouts.
+    pub new_layouts: Vec<abi::ms_lua_layout>,
 }
 
 /// The thread and the way to it.
@@ -37,15 +44,28 @@ impl Builder {
         let (outgoing, built) = channel();
         let thread = thread::Builder::new().name("tables".into()).spawn(move || {
             let mut rules = RuleSet::new();
-            let mut sent = 0;
+            let mut lua = LuaBuilds::default();
+            // the first rules are in every set
+            let (mut rules_sent, mut layouts_sent) = (0, 0);
             for (id, file) in incoming {
-                let table = match file.data() {
-                    Ok(data) => Table::build(&data, &mut rules).map_err(drop),
-                    Err(_) => Err(()),
+                let mut found = LuaBuildsFound::default();
+                let table = file.data().map_err(drop).and_then(|data| {
+                    let mut table = Table::build(&data, &mut rules).map_err(drop)?;
+                    if let Some(table) = &mut table {
+                        found = lua.add(&data, table, &mut rules);
+                    }
+                    Ok(table)
+                });
+                let built = Built {
+                    id,
+                    table,
+                    lua: found.builds,
+                    lua_refused: found.refused,
+                    new_rules: rules.as_slice()[rules_sent..].to_vec(),
+                    new_layouts: lua.layouts().skip(layouts_sent).collect(),
                 };
-                let new_rules = rules.as_slice()[sent..].to_vec();
-                sent = rules.len();
-                if outgoing.send(Built { id, table, new_rules }).is_err() {
+                (rules_sent, layouts_sent) = (rules.len(), lua.layouts().len());
+                if outgoing.send(built).is_err() {
                     return;
                 }
             }

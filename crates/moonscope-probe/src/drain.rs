@@ -2,21 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moonscope_process::Pid;
-use moonscope_unwind::{WalkFrame, abi};
+use moonscope_unwind::{WalkEnd, WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
 use crate::comparison::{Comparison, was_copied_for_comparison};
 use crate::executables::Executables;
-use crate::frames::{cut_of, locate, moved, user_frames};
+use crate::frames::{cut_of, locate, moved};
 use crate::generation::Generation;
 use crate::limits::REMEMBERED_STACKS;
+use crate::lua::{LuaCounts, LuaProcesses, LuaView, UserFrame, native_frames, splice, user_frames};
 use crate::mmap_watch::MmapWatch;
 use crate::processes::{Processes, monotonic_now};
 use crate::sample::{KeptRecord, RawSample, Record, comm_bytes, comm_text};
-use crate::stacks::{RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread};
+use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread};
 use crate::tables::TableStore;
 use crate::user_walk::walk_copy;
 
@@ -77,6 +78,8 @@ pub struct Drain {
     pub processes: Processes,
     /// Tables in the kernel's reach.
     pub tables: TableStore,
+    /// Lua in these processes.
+    pub lua: LuaProcesses,
     /// The result.
     pub stacks: RawStacks,
     /// What came.
@@ -102,6 +105,8 @@ struct Verdict {
     /// `None`: complete.
     cut: Option<&'static str>,
     by_frame_pointer: bool,
+    /// The same words may be resolved better later.
+    is_provisional: bool,
 }
 
 impl Drain {
@@ -111,6 +116,7 @@ impl Drain {
         processes: Processes,
         tables: TableStore,
         watch: MmapWatch,
+        lua: LuaProcesses,
         max_depth: u32,
     ) -> Self {
         Self {
@@ -120,6 +126,7 @@ impl Drain {
             executables,
             processes,
             tables,
+            lua,
             stacks: RawStacks::default(),
             received: Received::default(),
             changes: Vec::new(),
@@ -179,9 +186,34 @@ impl Drain {
         self.executables.wait_for_tables(&mut self.tables, limit);
     }
 
+    /// Looks for Lua in processes that map something new, and in all when a LuaJIT was met.
+    pub fn look_for_lua(&mut self) {
+        let changed = self.processes.take_changed();
+        let pids = if std::mem::take(&mut self.executables.has_new_lua) {
+            self.processes.pids()
+        } else {
+            changed
+        };
+        for pid in pids {
+            if let Some(newest) = self.processes.newest(pid) {
+                self.lua.look_at(pid, newest, &self.executables);
+            }
+        }
+        self.lua.refresh();
+    }
+
+    /// What happened to Lua.
+    pub fn lua_counts(&self) -> LuaCounts {
+        LuaCounts {
+            refused: self.executables.lua_refused.clone(),
+            ..self.lua.counts.clone()
+        }
+    }
+
     /// Deals with what waits for mappings.
     pub fn settle(&mut self) {
         self.executables.collect_tables(&mut self.tables);
+        self.look_for_lua();
         let waiting = std::mem::take(&mut self.waiting);
         let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
         for record in &waiting {
@@ -239,6 +271,7 @@ impl Drain {
                 {
                     let _ = self.scan(event.child);
                 }
+                self.lua.adopt(event.child, event.pid);
                 self.changes.push(Change::Forked(event.child));
             }
             abi::MS_EVENT_EXEC => {
@@ -273,6 +306,7 @@ impl Drain {
             self.count_late(&sample, failed);
         }
         self.processes.forget(pid, &mut self.executables);
+        self.lua.forget(pid);
     }
 
     /// Counts a sample that the kernel side walked with mappings that still hold.
@@ -282,6 +316,7 @@ impl Drain {
         self.key.extend([
             u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel),
             head.generation,
+            u64::from(self.lua.epoch(head.pid)),
         ]);
         self.key.extend_from_slice(sample.frames());
         let generation = self.generation_of(sample);
@@ -295,8 +330,10 @@ impl Drain {
         if self.remembered.len() >= REMEMBERED_STACKS {
             self.remembered.clear();
         }
-        self.remembered
-            .insert(self.key.as_slice().into(), (stack, verdict));
+        if !verdict.is_provisional {
+            self.remembered
+                .insert(self.key.as_slice().into(), (stack, verdict));
+        }
         self.add(sample, stack, generation.as_deref(), verdict);
     }
 
@@ -324,6 +361,15 @@ impl Drain {
             (_, _, Some(used)) if was_true && sample.end().is_complete() => {
                 (Some(used), user_frames(sample.user()), None)
             }
+            // and so it was where its frames are: generated code comes and goes
+            (Some(_), Some(newest), Some(used))
+                if sample.end().is_complete()
+                    && !native_frames(sample.user())
+                        .iter()
+                        .any(|frame| moved(frame, used, newest)) =>
+            {
+                (Some(newest), user_frames(sample.user()), None)
+            }
             (Some((registers, stack)), Some(newest), _) => {
                 self.received.walked_here += 1;
                 let walk = walk_copy(
@@ -334,7 +380,8 @@ impl Drain {
                     &stack,
                     self.max_depth,
                 );
-                (Some(newest), walk.frames, cut_of(walk.end))
+                let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
+                (Some(newest), frames, cut_of(walk.end))
             }
             (Some((registers, _)), None, _) => {
                 let addr = registers.regs[abi::MS_REG_RIP as usize];
@@ -343,13 +390,16 @@ impl Drain {
                     exact: true,
                     fp: false,
                 };
-                (None, vec![leaf], Some(failed.unwrap_or(ENDED_EARLY)))
+                let leaf = vec![UserFrame::Native(leaf)];
+                (None, leaf, Some(failed.unwrap_or(ENDED_EARLY)))
             }
             (None, newest, used) => {
                 let mut frames = user_frames(sample.user());
                 let mut cut = cut_of(sample.end());
                 if let (Some(newest), Some(used)) = (newest, used)
-                    && let Some(changed) = frames.iter().position(|frame| moved(frame, used, newest))
+                    && let Some(changed) = frames.iter().position(
+                        |frame| matches!(frame, UserFrame::Native(frame) if moved(frame, used, newest)),
+                    )
                 {
                     frames.truncate(changed);
                     cut = Some(MAPPING_CHANGED);
@@ -370,7 +420,7 @@ impl Drain {
         let files = &mut self.executables;
         let walk = walk_copy(used, files, sample.head.pid, registers, &stack, self.max_depth);
         let comparison = &mut self.received.comparison;
-        comparison.add(&user_frames(sample.user()), sample.end(), &walk);
+        comparison.add(&native_frames(sample.user()), sample.end(), &walk);
     }
 
     /// Interns the stack of a sample: cut mark, user frames, kernel frames, root first.
@@ -378,7 +428,7 @@ impl Drain {
         &mut self,
         sample: &RawSample<'_>,
         generation: Option<&Generation>,
-        user: &[WalkFrame],
+        user: &[UserFrame],
         mut cut: Option<&'static str>,
     ) -> (RawStackId, Verdict) {
         let kernel = sample.kernel();
@@ -387,17 +437,20 @@ impl Drain {
             .enumerate()
             .rev()
             .map(|(depth, &addr)| RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) }));
-        let user_frames = user
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(depth, frame)| locate(frame, user.get(depth + 1), generation));
+        let lua = self.lua.get(sample.head.pid).map(|(process, functions, counts)| LuaView {
+            process,
+            functions,
+            counts,
+            at: instant_of(sample.head.time),
+        });
+        let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
+        cut = cut.or(spliced.cut);
         // a sample without any frame still is one
         let nothing = (user.is_empty() && kernel.is_empty() && cut.is_none()).then_some(RawFrame::Unknown);
         let stack = self.stacks.intern(
             cut.map(RawFrame::Cut)
                 .into_iter()
-                .chain(user_frames)
+                .chain(spliced.frames.into_iter().rev())
                 .chain(kernel_frames)
                 .chain(nothing),
         );
@@ -405,10 +458,13 @@ impl Drain {
             cut = Some(TOO_MANY_STACKS);
             self.stacks.intern_overflow()
         });
-        let by_frame_pointer = user.iter().any(|frame| frame.fp);
+        let by_frame_pointer = user
+            .iter()
+            .any(|frame| matches!(frame, UserFrame::Native(frame) if frame.fp));
         let verdict = Verdict {
             cut,
             by_frame_pointer,
+            is_provisional: spliced.is_provisional,
         };
         (stack, verdict)
     }
@@ -426,6 +482,10 @@ impl Drain {
             Some(reason) => *self.received.truncated.entry(reason).or_default() += 1,
         }
         self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer);
+        self.lua.counts.samples += u64::from(head.lua != abi::MS_LUA_NOT_HERE);
+        if verdict.cut.is_some() && sample.end() == WalkEnd::NoRow {
+            self.lua.look_for_vms(head.pid);
+        }
         self.stacks.add(
             stack,
             Thread {
@@ -433,6 +493,7 @@ impl Drain {
                 pid: head.pid,
                 tid: head.tid,
                 comm: comm_bytes(sample),
+                lua: LuaState::of(head),
             },
         );
     }
@@ -448,4 +509,11 @@ fn is_hidden(pid: Pid) -> bool {
         Err(rustix::io::Errno::SRCH)
     );
     is_there && !std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// The moment of a sample.
+fn instant_of(time: u64) -> Instant {
+    let ago = Duration::from_nanos(monotonic_now().saturating_sub(time));
+    let now = Instant::now();
+    now.checked_sub(ago).unwrap_or(now)
 }

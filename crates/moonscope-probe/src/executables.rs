@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 
 use crate::builder::{Builder, Built};
 use crate::limits::KEEP_UNWIND_DATA;
+use crate::lua::LuaBuild;
 use crate::tables::{TableSlot, TableStore};
 
 /// An executable file of a recording.
@@ -48,6 +49,8 @@ struct Entry {
     unused_since: u64,
     /// For walks in user space, made on demand.
     unwind: Option<UnwindOfFile>,
+    /// LuaJIT in it, known when its table is.
+    lua: Vec<LuaBuild>,
 }
 
 struct UnwindOfFile {
@@ -87,6 +90,10 @@ pub struct Executables {
     clock: u64,
     /// What happened to tables.
     pub counts: TableCounts,
+    /// LuaJITs that cannot be read, and why.
+    pub lua_refused: Vec<String>,
+    /// A file with LuaJIT was met since this was last asked.
+    pub has_new_lua: bool,
 }
 
 impl Executables {
@@ -99,7 +106,14 @@ impl Executables {
             by_identity: FxHashMap::default(),
             clock: 0,
             counts: TableCounts::default(),
+            lua_refused: Vec::new(),
+            has_new_lua: false,
         })
+    }
+
+    /// LuaJIT in a file, as far as the file was looked at.
+    pub fn lua(&self, id: ExecutableId) -> &[LuaBuild] {
+        &self.entries[id.0 as usize].lua
     }
 
     /// The file that a mapping of a process maps.
@@ -153,6 +167,7 @@ impl Executables {
             users: 0,
             unused_since: 0,
             unwind: None,
+            lua: Vec::new(),
         });
         id
     }
@@ -220,6 +235,10 @@ impl Executables {
 
     fn load(&mut self, built: Built, store: &mut TableStore) {
         store.add_rules(&built.new_rules);
+        store.add_lua_layouts(&built.new_layouts);
+        self.lua_refused.extend(built.lua_refused);
+        self.has_new_lua |= !built.lua.is_empty();
+        self.entries[built.id.0 as usize].lua = built.lua;
         let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else {
             return;
         };

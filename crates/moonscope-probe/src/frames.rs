@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moonscope_unwind::{WalkEnd, WalkFrame, abi};
+use moonscope_unwind::{WalkEnd, WalkFrame};
 
 use crate::generation::Generation;
 use crate::stacks::RawFrame;
@@ -10,18 +10,6 @@ use crate::stacks::RawFrame;
 /// Why a walk that ended so is not complete; `None` if it is.
 pub fn cut_of(end: WalkEnd) -> Option<&'static str> {
     (!end.is_complete()).then(|| end.phrase())
-}
-
-/// What the kernel side shipped (`MS_FRAME_*`), taken apart.
-pub fn user_frames(frames: &[u64]) -> Vec<WalkFrame> {
-    frames
-        .iter()
-        .map(|frame| WalkFrame {
-            addr: frame & abi::MS_FRAME_ADDR_MASK,
-            exact: frame & abi::MS_FRAME_EXACT != 0,
-            fp: frame & abi::MS_FRAME_FP != 0,
-        })
-        .collect()
 }
 
 /// The address to look up: a return address may be the first byte of the next function.

@@ -3,6 +3,7 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use libbpf_rs::libbpf_sys;
+use moonscope_luajit::ScanBudget;
 use moonscope_unwind::abi;
 
 /// Sizes of maps and arrays. Arrays are allocated in full by the kernel when the object is loaded.
@@ -100,3 +101,16 @@ pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_milli
 /// The shortest time between two looks at new mappings, apart from those that samples ask for: at most 500
 /// a second, which cost some 10 microseconds each.
 pub const MAPPINGS_REST: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// Lua VMs of one process that are remembered: http, stream, and one for each worker thread.
+pub const MAX_LUA_VMS: usize = 64;
+
+/// Lua prototypes of one process that are remembered, about 300 bytes each; beyond that the memory of them
+/// starts anew.
+pub const MAX_PROTOTYPES: usize = 1 << 16;
+
+/// What a scan of a process for Lua VMs may read: 2 GiB take half a second.
+pub const LUA_SCAN: ScanBudget = ScanBudget {
+    bytes: 2 << 30,
+    vms: MAX_LUA_VMS,
+};

@@ -12,8 +12,8 @@ mod splice;
 mod vm;
 mod words;
 
-pub use builds::{LuaBuild, LuaBuilds};
-pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
+pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds};
+pub use functions::{LuaFunction, LuaFunctionId};
 pub use processes::{LuaCounts, LuaProcesses};
-pub use splice::{Spliced, splice};
-pub use words::{LuaWord, UserFrame, native_frames, user_frames};
+pub use splice::{LuaView, splice};
+pub use words::{UserFrame, native_frames, user_frames};

@@ -160,6 +160,9 @@ impl Object {
         maps.processes
             .set_max_entries(limits.processes as u32)
             .map_err(&refused)?;
+        maps.lua_processes
+            .set_max_entries(limits.processes as u32)
+            .map_err(&refused)?;
         maps.targets
             .set_max_entries(limits.targets as u32)
             .map_err(&refused)?;

@@ -91,6 +91,8 @@ pub struct Processes {
     known: FxHashMap<Pid, Known>,
     infos: Vec<ProcessInfo>,
     last_generation: u64,
+    /// Whose mappings changed since this was last taken.
+    changed: Vec<Pid>,
     /// What happened.
     pub counts: ProcessCounts,
 }
@@ -105,6 +107,7 @@ impl Processes {
             known: FxHashMap::default(),
             infos: Vec::new(),
             last_generation: 0,
+            changed: Vec::new(),
             counts: ProcessCounts::default(),
         })
     }
@@ -112,6 +115,16 @@ impl Processes {
     /// How many processes are known now.
     pub fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// Processes whose mappings changed since the last call.
+    pub fn take_changed(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// All known now.
+    pub fn pids(&self) -> Vec<Pid> {
+        self.known.keys().copied().collect()
     }
 
     /// Processes by [`ProcessId`].
@@ -331,6 +344,7 @@ impl Processes {
         store: Option<&mut TableStore>,
     ) {
         self.last_generation += 1;
+        self.changed.push(pid);
         let old = self.known.remove(&pid);
         let process = match &old {
             Some(old) => old.id,

@@ -17,6 +17,7 @@ use crate::clock::{Clock, ClockKind, online_cpus};
 use crate::drain::{Change, Drain, Received};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables, TableCounts};
+use crate::lua::{LuaCounts, LuaFunction, LuaFunctionId, LuaProcesses};
 use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
@@ -101,6 +102,8 @@ pub struct Totals {
     pub processes: ProcessCounts,
     /// Records of new mappings that were lost: samples shortly after them may be cut.
     pub mapping_records_lost: u64,
+    /// Lua.
+    pub lua: LuaCounts,
     /// Time in our sampling program; zero without [`Options::measure_cost`].
     pub run_time: RunTime,
 }
@@ -156,6 +159,7 @@ impl Session {
             processes,
             tables,
             watch,
+            LuaProcesses::new(handle(&object.skel.maps.lua_processes, "lua_processes")?),
             options.max_depth,
         )));
         let receiver = Rc::clone(&drain);
@@ -187,6 +191,7 @@ impl Session {
         };
         session.add_first_targets(&options.scope)?;
         session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
+        session.drain.borrow_mut().look_for_lua();
         session.object.attach_clock(session.clock.events())?;
         Ok(session)
     }
@@ -326,12 +331,14 @@ impl Session {
             table_bytes: drain.tables.used_bytes(),
             processes: drain.processes.counts,
             mapping_records_lost: drain.watch.lost,
+            lua: drain.lua_counts(),
             run_time,
         };
         let recorded = Recorded {
             stacks: std::mem::take(&mut drain.stacks),
             files: drain.executables.files().cloned().collect(),
             processes: drain.processes.infos().to_vec(),
+            lua: drain.lua.functions.take(),
         };
         Ok((totals, recorded))
     }
@@ -343,9 +350,15 @@ pub struct Recorded {
     pub stacks: RawStacks,
     files: Vec<Arc<Executable>>,
     processes: Vec<ProcessInfo>,
+    lua: Vec<LuaFunction>,
 }
 
 impl Recorded {
+    /// A Lua function of a frame.
+    pub fn lua_function(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
+        self.lua.get(id.0 as usize)
+    }
+
     /// The file of a frame.
     pub fn file(&self, id: ExecutableId) -> Option<&Arc<Executable>> {
         self.files.get(id.0 as usize)

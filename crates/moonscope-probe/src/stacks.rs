@@ -3,10 +3,12 @@
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
 use crate::executables::ExecutableId;
 use crate::limits::MAX_STACK_NODES;
+use crate::lua::LuaFunctionId;
 use crate::processes::ProcessId;
 
 /// A frame that no longer depends on a living process.
@@ -32,10 +34,87 @@ pub enum RawFrame {
         /// Its distance from the start of the mapped file, or of the mapping.
         offset: u64,
     },
+    /// A Lua function.
+    Lua {
+        /// Which.
+        function: LuaFunctionId,
+        /// The line that was running; 0: not known.
+        line: u32,
+        /// How it runs.
+        code: LuaCode,
+    },
+    /// A function of LuaJIT's library.
+    LuaBuiltin(Arc<str>),
+    /// A C function that Lua called: its native frame, if there is one, says the same.
+    LuaC(Box<RawFrame>),
+    /// A Lua function that could not be read.
+    LuaUnknown,
+    /// Native frames are missing here: code without unwind information.
+    Gap,
     /// An address of which not even the mapping is known.
     Unknown,
     /// The stack is cut here, for this reason: its outermost frames are missing.
     Cut(&'static str),
+}
+
+impl RawFrame {
+    /// The native code of a C function that Lua called; else the frame itself.
+    pub fn of_lua(&self) -> &Self {
+        match self {
+            Self::LuaC(native) => native,
+            other => other,
+        }
+    }
+}
+
+/// How a Lua function runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LuaCode {
+    /// By the interpreter.
+    Interpreted,
+    /// As part of a compiled trace.
+    Compiled,
+}
+
+/// What a Lua VM was doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LuaState {
+    /// Running bytecode.
+    Interpreting,
+    /// Running compiled code, or what that called.
+    Compiled,
+    /// Running a C function.
+    C,
+    /// Collecting garbage.
+    Gc,
+    /// Compiling, or leaving compiled code.
+    Compiling,
+}
+
+impl LuaState {
+    /// What a sample tells of the innermost VM on its stack (`vmstate`: a trace, or the complement of
+    /// `LJ_VMST_*`, lj_obj.h).
+    pub(crate) fn of(head: &abi::ms_sample) -> Option<Self> {
+        match (head.lua, !head.lua_vmstate) {
+            (abi::MS_LUA_NOT_HERE, _) => None,
+            (_, 2) => Some(Self::Gc),
+            (_, 3..=6) => Some(Self::Compiling),
+            (abi::MS_LUA_ON_TRACE, _) => Some(Self::Compiled),
+            (_, 1) => Some(Self::C),
+            _ => Some(Self::Interpreting),
+        }
+    }
+
+    /// A word for a label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interpreting => "interpreting",
+            Self::Compiled => "compiled",
+            Self::C => "c",
+            Self::Gc => "gc",
+            Self::Compiling => "compiling",
+        }
+    }
 }
 
 /// A stack, root first: a node of a tree.
@@ -53,6 +132,8 @@ pub struct Thread {
     pub tid: u32,
     /// The thread's name, with NUL bytes at its end.
     pub comm: [u8; 16],
+    /// What the innermost Lua VM on its stack was doing, if there is one.
+    pub lua: Option<LuaState>,
 }
 
 /// Why a stack is cut for which there was no room.

@@ -20,6 +20,8 @@ pub struct TableStore {
     rule_array: SharedArray<abi::ms_rule>,
     word_array: SharedArray<u32>,
     table_array: SharedArray<abi::ms_table>,
+    layouts: usize,
+    layout_array: SharedArray<abi::ms_lua_layout>,
     words: Slices,
     slots: Slices,
     used_words: usize,
@@ -33,6 +35,8 @@ impl TableStore {
             rule_array: SharedArray::of_section(object, ".bss.rules")?,
             word_array: SharedArray::of_section(object, ".bss.words")?,
             table_array: SharedArray::of_section(object, ".bss.tables")?,
+            layouts: 0,
+            layout_array: SharedArray::of_section(object, ".bss.layouts")?,
             words: Slices::new(limits.words),
             slots: Slices::new(limits.tables),
             used_words: 0,
@@ -48,6 +52,12 @@ impl TableStore {
     pub fn add_rules(&mut self, new: &[abi::ms_rule]) {
         self.rule_array.write(self.rules, new);
         self.rules += new.len();
+    }
+
+    /// Appends layouts of LuaJIT, which tables refer to by number.
+    pub fn add_lua_layouts(&mut self, new: &[abi::ms_lua_layout]) {
+        self.layout_array.write(self.layouts, new);
+        self.layouts += new.len();
     }
 
     /// A place for a table; `None` if there are too many.

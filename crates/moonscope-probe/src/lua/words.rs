@@ -58,7 +58,7 @@ impl LuaWord {
                 proto: address,
                 at: u32::try_from(second)
                     .ok()
-                    .filter(|&at| u64::from(at) != abi::MS_LUA_NO_PC),
+                    .filter(|&at| at != abi::MS_LUA_NO_PC),
             },
             abi::MS_LUA_C_FUNCTION => Self::CFunction { code: address },
             abi::MS_LUA_BUILTIN => Self::Builtin { ffid: second as u8 },
@@ -117,7 +117,7 @@ mod tests {
             lua(abi::MS_LUA_FUNCTION, 0x9000),
             12,
             lua(abi::MS_LUA_FUNCTION, 0x9100),
-            abi::MS_LUA_NO_PC,
+            abi::MS_LUA_NO_PC.into(),
             0x2000,
         ];
         let frames = user_frames(&words);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moonscope_probe::{ClockKind, Totals, WalkLoop};
+use moonscope_probe::{ClockKind, LuaCounts, Totals, WalkLoop};
 use moonscope_profile::{Accounting, Meta, Profile, ValueType};
 use moonscope_symbols::{KernelSymbols, Symbolizer};
 
@@ -165,6 +165,7 @@ impl Recording {
             self.totals.tables.built,
             self.totals.table_bytes as f64 / f64::from(1 << 20),
         ));
+        lines.extend(lua_lines(&self.totals.lua, profile));
         let run_time = self.totals.run_time;
         if run_time.runs > 0 {
             lines.push(format!(
@@ -216,5 +217,66 @@ impl Recording {
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect()
+    }
+}
+
+/// What was found of Lua, and what is missing.
+fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
+    let mut lines = Vec::new();
+    if lua.vms > 0 || lua.samples > 0 {
+        lines.push(format!(
+            "Lua: {} of {}, in {} samples{}",
+            count_of(lua.vms, "VM"),
+            count_of(lua.processes, "process"),
+            lua.samples,
+            shares(profile)
+        ));
+    }
+    for (count, what) in [
+        (lua.gaps, "samples have a gap between Lua and code without unwind information"),
+        (lua.guessed, "samples may lack the innermost Lua frame: the VM was between two states"),
+        (lua.unknown_traces, "stacks of compiled code lack inlined frames and line: the trace was not known"),
+        (lua.unknown_functions, "Lua functions could not be read"),
+    ] {
+        if count > 0 {
+            lines.push(format!("{count} {what}"));
+        }
+    }
+    let refused: BTreeSet<&String> = lua.refused.iter().collect();
+    lines.extend(refused.iter().map(|reason| {
+        let reason = moonscope_profile::visible(reason);
+        format!("no Lua frames for a LuaJIT: {reason}")
+    }));
+    lines
+}
+
+fn count_of(count: u64, what: &str) -> String {
+    let ending = match (count, what.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{count} {what}{ending}")
+}
+
+/// What the VMs were doing, by samples: ": 61 % compiled, 30 % interpreting".
+fn shares(profile: &Profile) -> String {
+    let mut by_state: BTreeMap<String, i64> = BTreeMap::new();
+    for sample in profile.samples() {
+        if let Some(state) = profile.labels_of(sample.labels).get("lua-state") {
+            *by_state.entry(state.to_string()).or_default() += sample.values.first().copied().unwrap_or(0);
+        }
+    }
+    let total: i64 = by_state.values().sum();
+    let mut shares: Vec<_> = by_state.into_iter().collect();
+    shares.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let shares: Vec<String> = shares
+        .iter()
+        .map(|(state, count)| format!("{:.0} % {state}", 100.0 * *count as f64 / total.max(1) as f64))
+        .collect();
+    if shares.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", shares.join(", "))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moonscope_probe::{ExecutableId, RawFrame, RawStackId, Recorded};
+use moonscope_probe::{ExecutableId, LuaCode, LuaFunction, RawFrame, RawStackId, Recorded};
 use moonscope_process::Executable;
 use moonscope_profile::{
     Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
@@ -13,34 +13,39 @@ use moonscope_unwind::{RuleSet, Table};
 
 use super::report::Recording;
 
-/// Frames that stand for one raw frame, outermost first: more than one where functions were inlined.
-type Frames = Vec<FrameId>;
+/// What a raw frame is called.
+#[derive(Clone, Debug, Default)]
+struct Named {
+    /// Outermost first: more than one where functions were inlined.
+    frames: Vec<FrameId>,
+    /// Where the function starts in its file, if that is known.
+    start: Option<(ExecutableId, u64)>,
+}
+
+impl From<Vec<FrameId>> for Named {
+    fn from(frames: Vec<FrameId>) -> Self {
+        Self { frames, start: None }
+    }
+}
 
 /// The profile of a finished recording.
 pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Recording) -> Profile {
     let mut profile = Profile::new(vec![ValueType::samples(), ValueType::cpu()]);
     let frames = name_frames(recorded, symbolizer, &mut profile);
-
-    // a parent stands before its children
-    let mut stacks: Vec<Option<StackId>> = Vec::with_capacity(recorded.stacks.nodes().len());
-    for &(parent, frame) in recorded.stacks.nodes() {
-        let mut stack = parent.and_then(|RawStackId(id)| stacks[id as usize]);
-        for &frame in &frames[frame as usize] {
-            stack = Some(profile.child(stack, frame));
-        }
-        stacks.push(stack);
-    }
+    let stacks = place_stacks(recorded, &frames, &mut profile);
     let period = recording.period();
     for (RawStackId(stack), thread, count) in recorded.stacks.counts() {
         let name = text(&thread.comm);
         let process = thread.process.and_then(|id| recorded.process(id));
         let comm = process.map_or(name.as_str(), |process| &process.comm);
-        let labels = profile.labels(&[
+        let mut labels = vec![
             ("comm", LabelValue::from(comm)),
             ("pid", LabelValue::from(thread.pid)),
             ("thread", LabelValue::from(name.as_str())),
             ("tid", LabelValue::from(thread.tid)),
-        ]);
+        ];
+        labels.extend(thread.lua.map(|state| ("lua-state", LabelValue::from(state.name()))));
+        let labels = profile.labels(&labels);
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         profile.add(
             stacks[stack as usize],
@@ -52,43 +57,89 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
     profile
 }
 
-fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut Profile) -> Vec<Frames> {
+/// The stack of each raw node.
+///
+/// A C function that Lua called is on the Lua stack and, as a rule, on the native stack too: the latter
+/// stands for both.
+fn place_stacks(recorded: &Recorded, frames: &[Named], profile: &mut Profile) -> Vec<Option<StackId>> {
     let raw = recorded.stacks.frames();
-    let mut named: Vec<Frames> = vec![Vec::new(); raw.len()];
+    // a parent stands before its children
+    let mut stacks: Vec<Option<StackId>> = Vec::with_capacity(recorded.stacks.nodes().len());
+    for &(parent, frame) in recorded.stacks.nodes() {
+        let named = &frames[frame as usize];
+        let mut stack = parent.and_then(|RawStackId(id)| stacks[id as usize]);
+        if let Some(RawStackId(id)) = parent
+            && let (grandparent, called) = recorded.stacks.nodes()[id as usize]
+            && let RawFrame::LuaC(code) = &raw[called as usize]
+            && let RawFrame::File { executable, vaddr } = **code
+            && named.start == Some((executable, vaddr))
+        {
+            stack = grandparent.and_then(|RawStackId(id)| stacks[id as usize]);
+        }
+        for &frame in &named.frames {
+            stack = Some(profile.child(stack, frame));
+        }
+        stacks.push(stack);
+    }
+    stacks
+}
+
+fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut Profile) -> Vec<Named> {
+    let raw = recorded.stacks.frames();
+    let mut named: Vec<Named> = vec![Named::default(); raw.len()];
     let mut kernel = Vec::new();
     let mut files: BTreeMap<ExecutableId, Vec<(usize, u64)>> = BTreeMap::new();
     let mut generated: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
     for (index, frame) in raw.iter().enumerate() {
         match frame {
             RawFrame::Kernel(addr) => kernel.push((index, *addr)),
-            RawFrame::File { executable, vaddr } => {
-                files.entry(*executable).or_default().push((index, *vaddr))
-            }
-            RawFrame::Memory { process, addr, .. } => {
-                if let Some(process) = recorded.process(*process) {
-                    generated.entry(process.pid).or_default().push((index, *addr));
+            RawFrame::Lua {
+                function,
+                line,
+                code,
+            } => {
+                if let Some(function) = recorded.lua_function(*function) {
+                    named[index] = vec![profile.frame(lua(function, *line, *code))].into();
                 }
             }
-            RawFrame::Unknown => named[index] = vec![profile.frame(Frame::marker("unknown"))],
-            RawFrame::Cut(_) => named[index] = vec![profile.frame(Frame::marker("truncated"))],
+            RawFrame::LuaBuiltin(name) => {
+                named[index] = vec![profile.frame(Frame::named(FrameKind::LuaBuiltin, Arc::clone(name)))].into();
+            }
+            RawFrame::LuaUnknown => {
+                named[index] = vec![profile.frame(Frame::unknown(FrameKind::LuaInterpreted))].into();
+            }
+            RawFrame::Gap => named[index] = vec![profile.frame(Frame::marker("no unwind info"))].into(),
+            RawFrame::Unknown => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
+            RawFrame::Cut(_) => named[index] = vec![profile.frame(Frame::marker("truncated"))].into(),
+            native => match native.of_lua() {
+                RawFrame::File { executable, vaddr } => {
+                    files.entry(*executable).or_default().push((index, *vaddr))
+                }
+                RawFrame::Memory { process, addr, .. } => {
+                    if let Some(process) = recorded.process(*process) {
+                        generated.entry(process.pid).or_default().push((index, *addr));
+                    }
+                }
+                _ => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
+            },
         }
     }
     name_kernel(&kernel, symbolizer, profile, &mut named);
     for (id, places) in files {
         if let Some(file) = recorded.file(id) {
-            name_file(file, &places, symbolizer, profile, &mut named);
+            name_file((id, file), &places, symbolizer, profile, &mut named);
         }
     }
     for (pid, places) in generated {
         let addrs: Vec<u64> = places.iter().map(|&(_, addr)| addr).collect();
         let symbols = symbolizer.perf_map(pid, &addrs);
         for (&(index, _), symbol) in places.iter().zip(symbols) {
-            let frame = match (symbol, &raw[index]) {
+            let frame = match (symbol, raw[index].of_lua()) {
                 (Some(symbol), _) => native(&symbol, None),
                 (None, RawFrame::Memory { name, offset, .. }) => unnamed_memory(name, *offset, profile),
                 (None, _) => Frame::marker("unknown"),
             };
-            named[index] = vec![profile.frame(frame)];
+            named[index] = vec![profile.frame(frame)].into();
         }
     }
     named
@@ -98,7 +149,7 @@ fn name_kernel(
     places: &[(usize, u64)],
     symbolizer: &mut Symbolizer,
     profile: &mut Profile,
-    named: &mut [Frames],
+    named: &mut [Named],
 ) {
     if places.is_empty() {
         return;
@@ -119,16 +170,16 @@ fn name_kernel(
             }
             None => Frame::named(FrameKind::Kernel, "[kernel]"),
         };
-        named[index] = vec![profile.frame(frame)];
+        named[index] = vec![profile.frame(frame)].into();
     }
 }
 
 fn name_file(
-    file: &Executable,
+    (id, file): (ExecutableId, &Executable),
     places: &[(usize, u64)],
     symbolizer: &mut Symbolizer,
     profile: &mut Profile,
-    named: &mut [Frames],
+    named: &mut [Named],
 ) {
     let module = profile.module(Module {
         path: file.path().to_string_lossy().into_owned(),
@@ -139,12 +190,14 @@ fn name_file(
     // only where names are missing: it reads the unwind information once more
     let mut functions = None;
     for (&(index, vaddr), symbols) in places.iter().zip(symbols) {
-        named[index] = if symbols.is_empty() {
+        let mut starts_at = symbols.last().and_then(|symbol| symbol.start);
+        let frames = if symbols.is_empty() {
             let functions = functions.get_or_insert_with(|| unwind_functions(file));
             let start = functions
                 .as_ref()
                 .and_then(|table| table.function_at(vaddr))
                 .map(|range| range.start);
+            starts_at = start;
             let frame = Frame {
                 module: Some(module),
                 offset: Some(start.unwrap_or(vaddr)),
@@ -157,6 +210,26 @@ fn name_file(
                 .map(|symbol| profile.frame(native(symbol, Some(module))))
                 .collect()
         };
+        named[index] = Named {
+            frames,
+            start: starts_at.map(|start| (id, start)),
+        };
+    }
+}
+
+fn lua(function: &LuaFunction, line: u32, code: LuaCode) -> Frame {
+    let kind = match (function.is_builtin, code) {
+        (true, _) => FrameKind::LuaBuiltin,
+        (false, LuaCode::Interpreted) => FrameKind::LuaInterpreted,
+        (false, LuaCode::Compiled) => FrameKind::LuaCompiled,
+    };
+    let known = |line: u32| (line > 0).then_some(line);
+    Frame {
+        function: function.name.clone(),
+        file: (!function.is_builtin).then(|| Arc::clone(&function.file)),
+        line: known(line),
+        defined_at: known(function.line_defined),
+        ..Frame::unknown(kind)
     }
 }
 

@@ -1,0 +1,224 @@
+//! Lua in one process: its VMs, and what its functions are called.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use moonscope_luajit::names::{LuaNames, wall_clock};
+use moonscope_luajit::{Layout, Prototype, TraceCopy, vms};
+use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
+use rustc_hash::FxHashMap;
+
+use super::functions::{LuaFunctionId, LuaFunctions};
+use super::vm::LuaVm;
+use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
+
+/// The shortest time between two scans of a process's memory for VMs.
+const SCAN_REST: Duration = Duration::from_secs(1);
+
+/// How long a prototype is believed to be what it was: collected ones make room for others.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// VM code mapped by a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedBuild {
+    /// Number of its layout.
+    pub number: u32,
+    /// Where its code is in the process.
+    pub code: Range<u64>,
+    /// Where it keeps things.
+    pub layout: Layout,
+}
+
+struct Known {
+    prototype: Prototype,
+    function: LuaFunctionId,
+    checked: Instant,
+}
+
+/// A process with LuaJIT in it.
+pub struct LuaProcess {
+    memory: ProcessMemory,
+    builds: Vec<MappedBuild>,
+    vms: Vec<LuaVm>,
+    names: LuaNames,
+    prototypes: FxHashMap<u64, Known>,
+    scanned: Option<Instant>,
+    /// Changes when something that was resolved before may now mean something else.
+    pub epoch: u32,
+    /// Whether the list of VMs is not what the kernel side knows.
+    pub is_new: bool,
+}
+
+/// Where a Lua function is, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LuaPlace {
+    /// The function.
+    pub function: LuaFunctionId,
+    /// The current line; 0: not known.
+    pub line: u32,
+}
+
+impl LuaProcess {
+    /// Lua in this process, of which nothing is read yet.
+    pub fn new(pid: Pid, builds: Vec<MappedBuild>) -> Self {
+        Self {
+            memory: ProcessMemory::new(pid),
+            builds,
+            vms: Vec::new(),
+            names: names(pid),
+            prototypes: FxHashMap::default(),
+            scanned: None,
+            epoch: 0,
+            is_new: true,
+        }
+    }
+
+    /// The same VMs in another process: what fork(2) makes.
+    pub fn copy_for(&self, child: Pid) -> Self {
+        let mut copy = Self::new(child, self.builds.clone());
+        copy.vms = self
+            .vms
+            .iter()
+            .map(|vm| LuaVm::new(vm.g, vm.number, *vm.layout()))
+            .collect();
+        copy
+    }
+
+    /// Its VM code.
+    pub fn builds(&self) -> &[MappedBuild] {
+        &self.builds
+    }
+
+    /// Its VMs.
+    pub fn vms(&self) -> &[LuaVm] {
+        &self.vms
+    }
+
+    /// Looks for VMs in its memory, unless it did a moment ago.
+    pub fn scan(&mut self) {
+        if self.scanned.is_some_and(|last| last.elapsed() < SCAN_REST) {
+            return;
+        }
+        self.scanned = Some(Instant::now());
+        let Ok(maps) = read_maps(self.memory.pid()) else {
+            return;
+        };
+        for build in self.builds.clone() {
+            let found = vms::scan(&self.memory, &maps, build.code.clone(), &build.layout, LUA_SCAN);
+            for vm in found.map(|found| found.vms).unwrap_or_default() {
+                self.add(vm.g, &build);
+            }
+        }
+    }
+
+    fn add(&mut self, g: u64, build: &MappedBuild) {
+        if self.vms.len() < MAX_LUA_VMS && self.vms.iter().all(|vm| vm.g != g) {
+            self.vms.push(LuaVm::new(g, build.number, build.layout));
+            self.is_new = true;
+        }
+    }
+
+    /// The VM at `g`, if there is one: known, or met now.
+    fn vm(&mut self, g: u64) -> Option<usize> {
+        if let Some(known) = self.vms.iter().position(|vm| vm.g == g) {
+            return Some(known);
+        }
+        let build = self
+            .builds
+            .iter()
+            .find(|build| vms::verify(&self.memory, g, &build.layout, build.code.clone()).is_ok())?
+            .clone();
+        self.add(g, &build);
+        self.vms.iter().position(|vm| vm.g == g)
+    }
+
+    /// Looks after what changes with time.
+    pub fn refresh(&mut self) {
+        for vm in &mut self.vms {
+            if vm.refresh(&self.memory) {
+                self.epoch += 1;
+            }
+        }
+    }
+
+    /// The trace that had code at this address at this time.
+    pub fn trace(&mut self, g: u64, addr: u64, at: Instant) -> Option<&TraceCopy> {
+        let index = self.vm(g)?;
+        self.vms[index].trace(&self.memory, addr, at)
+    }
+
+    /// The name of a function of the library of a VM.
+    pub fn builtin(&mut self, g: u64, ffid: u8) -> Arc<str> {
+        match self.vm(g) {
+            Some(index) => self.vms[index].builtin(&self.memory, ffid).into(),
+            None => format!("builtin#{ffid}").into(),
+        }
+    }
+
+    /// The function of a prototype, and the line of a position in its bytecode (0 is its header).
+    pub fn place(
+        &mut self,
+        g: u64,
+        proto: u64,
+        position: Option<u32>,
+        functions: &mut LuaFunctions,
+    ) -> Option<LuaPlace> {
+        let index = self.vm(g)?;
+        let now = Instant::now();
+        if let Some(known) = self.prototypes.get_mut(&proto)
+            && now.saturating_duration_since(known.checked) > BELIEVED
+        {
+            known.checked = now;
+            if !known.prototype.still_is(&self.memory).unwrap_or(true) {
+                self.prototypes.remove(&proto);
+                self.epoch += 1;
+            }
+        }
+        if !self.prototypes.contains_key(&proto) {
+            if self.prototypes.len() >= MAX_PROTOTYPES {
+                self.prototypes.clear();
+            }
+            let vm = &mut self.vms[index];
+            let mode = vm.layout().mode;
+            let strings = vm.strings(&self.memory)?;
+            let prototype = Prototype::read(&self.memory, mode, &strings, proto).ok()?;
+            let function = functions.intern(self.names.name_of(&prototype).into());
+            self.prototypes.insert(
+                proto,
+                Known {
+                    prototype,
+                    function,
+                    checked: now,
+                },
+            );
+        }
+        let known = self.prototypes.get(&proto)?;
+        let line = position
+            .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
+            .unwrap_or(0);
+        Some(LuaPlace {
+            function: known.function,
+            line,
+        })
+    }
+}
+
+/// Names from the sources that the process sees.
+fn names(pid: Pid) -> LuaNames {
+    let started = Process::find(pid).ok().and_then(|process| {
+        let booted = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let uptime = Duration::new(
+            u64::try_from(booted.tv_sec).ok()?,
+            u32::try_from(booted.tv_nsec).ok()?,
+        );
+        let ticks = rustix::param::clock_ticks_per_second();
+        wall_clock(process.start, (uptime, SystemTime::now()), u32::try_from(ticks).ok()?)
+    });
+    let directory: Option<PathBuf> = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
+    match started {
+        Some(started) => LuaNames::new(pid, started, directory),
+        None => LuaNames::without_sources(),
+    }
+}

@@ -1,0 +1,162 @@
+//! All processes of a recording that have LuaJIT in them.
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use moonscope_luajit::GcMode;
+use moonscope_process::Pid;
+use moonscope_unwind::abi;
+use rustc_hash::FxHashMap;
+
+use super::functions::LuaFunctions;
+use super::process::{LuaProcess, MappedBuild};
+use crate::executables::Executables;
+use crate::generation::Generation;
+
+/// What happened to Lua.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LuaCounts {
+    /// Processes with LuaJIT.
+    pub processes: u64,
+    /// VMs found.
+    pub vms: u64,
+    /// LuaJITs in files that cannot be read, and why.
+    pub refused: Vec<String>,
+    /// Samples with at least one Lua frame.
+    pub samples: u64,
+    /// Of these: native frames are missing between C code without unwind information and the VM.
+    pub gaps: u64,
+    /// Of these: the innermost Lua frame may be missing, as the VM was between two states.
+    pub guessed: u64,
+    /// Frames of compiled code whose trace was not known: without inlined frames and line.
+    pub unknown_traces: u64,
+    /// Frames whose function could not be read.
+    pub unknown_functions: u64,
+}
+
+/// All processes with LuaJIT.
+pub struct LuaProcesses {
+    map: MapHandle,
+    processes: FxHashMap<Pid, LuaProcess>,
+    /// All functions met.
+    pub functions: LuaFunctions,
+    /// What happened.
+    pub counts: LuaCounts,
+}
+
+impl LuaProcesses {
+    /// Takes the map `lua_processes` of a loaded object.
+    pub fn new(map: MapHandle) -> Self {
+        Self {
+            map,
+            processes: FxHashMap::default(),
+            functions: LuaFunctions::default(),
+            counts: LuaCounts::default(),
+        }
+    }
+
+    /// The mappings of a process are known, and what their files hold: is there LuaJIT?
+    pub fn look_at(&mut self, pid: Pid, generation: &Generation, executables: &Executables) {
+        let mut builds: Vec<MappedBuild> = Vec::new();
+        for mapping in &generation.mappings {
+            let Some(id) = mapping.executable else { continue };
+            for build in executables.lua(id) {
+                let code =
+                    build.code.start.wrapping_add(mapping.bias)..build.code.end.wrapping_add(mapping.bias);
+                if mapping.start <= code.start && code.end <= mapping.end {
+                    builds.push(MappedBuild {
+                        number: build.number,
+                        code,
+                        layout: build.layout,
+                    });
+                }
+            }
+        }
+        if builds.is_empty() {
+            self.processes.remove(&pid);
+            return;
+        }
+        if self.processes.get(&pid).is_none_or(|known| known.builds() != builds) {
+            self.counts.processes += 1;
+            let mut process = LuaProcess::new(pid, builds);
+            process.scan();
+            self.counts.vms += process.vms().len() as u64;
+            self.processes.insert(pid, process);
+        }
+        self.publish(pid);
+    }
+
+    /// A new process has a copy of what its parent has.
+    pub fn adopt(&mut self, child: Pid, parent: Pid) {
+        if let Some(parent) = self.processes.get(&parent) {
+            let copy = parent.copy_for(child);
+            self.processes.insert(child, copy);
+            self.publish(child);
+        }
+    }
+
+    /// The program that a process ran is gone.
+    pub fn forget(&mut self, pid: Pid) {
+        self.processes.remove(&pid);
+    }
+
+    /// Lua in a process, with where functions are kept and what is counted.
+    pub fn get(&mut self, pid: Pid) -> Option<(&mut LuaProcess, &mut LuaFunctions, &mut LuaCounts)> {
+        let process = self.processes.get_mut(&pid)?;
+        Some((process, &mut self.functions, &mut self.counts))
+    }
+
+    /// Changes when what was resolved before may mean something else.
+    pub fn epoch(&self, pid: Pid) -> u32 {
+        self.processes.get(&pid).map_or(0, |process| process.epoch)
+    }
+
+    /// A walk in code that no file has came to its end where a VM may be above it that is not known.
+    pub fn look_for_vms(&mut self, pid: Pid) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            let before = process.vms().len();
+            process.scan();
+            self.counts.vms += (process.vms().len() - before) as u64;
+        }
+    }
+
+    /// Looks after what changes with time; tells the kernel side of VMs met meanwhile.
+    pub fn refresh(&mut self) {
+        let mut new = Vec::new();
+        for (&pid, process) in &mut self.processes {
+            process.refresh();
+            if process.is_new {
+                new.push(pid);
+            }
+        }
+        for pid in new {
+            self.publish(pid);
+        }
+    }
+
+    /// Tells the kernel side which VMs a process has.
+    fn publish(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        process.is_new = false;
+        // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it
+        let by_register = process
+            .builds()
+            .iter()
+            .filter(|build| build.layout.mode == GcMode::Gc64)
+            .map(|build| (0, build.number));
+        let known = process.vms().iter().map(|vm| (vm.g, vm.number));
+        let mut value = abi::ms_lua_process::default();
+        for (slot, (g, number)) in value.vm.iter_mut().zip(by_register.chain(known)) {
+            *slot = abi::ms_lua_vm {
+                g,
+                layout: number.into(),
+            };
+            value.count += 1;
+        }
+        // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&value).cast::<u8>(), size_of_val(&value)) };
+        // no room: code without unwind information ends its walks, which is counted
+        let _ = self.map.update(&pid.to_ne_bytes(), bytes, MapFlags::ANY);
+    }
+}

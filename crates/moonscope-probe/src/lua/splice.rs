@@ -1,0 +1,214 @@
+//! From the words of a walk to frames: native frames located, Lua frames named, compiled code unfolded.
+
+use std::time::Instant;
+
+use moonscope_luajit::expand;
+use moonscope_luajit::lua_stack::FrameKind;
+use moonscope_luajit::snapshot::Expansion;
+use moonscope_unwind::{WalkFrame, abi};
+
+use super::functions::LuaFunctions;
+use super::process::LuaProcess;
+use super::processes::LuaCounts;
+use super::words::{LuaWord, UserFrame};
+use crate::stacks::{LuaCode, RawFrame};
+
+/// Why Lua frames are missing.
+const NO_STATE: &str = "Lua state not found";
+const BROKEN: &str = "Lua stack not consistent";
+
+/// A spliced stack.
+#[derive(Debug, Default)]
+pub struct Spliced {
+    /// Leaf first.
+    pub frames: Vec<RawFrame>,
+    /// Why Lua frames are missing, if some are.
+    pub cut: Option<&'static str>,
+    /// It may be resolved better later: not to be remembered.
+    pub is_provisional: bool,
+}
+
+/// What is needed to name the Lua frames of a process.
+pub struct LuaView<'a> {
+    /// The process.
+    pub process: &'a mut LuaProcess,
+    /// Where functions are kept.
+    pub functions: &'a mut LuaFunctions,
+    /// What is counted.
+    pub counts: &'a mut LuaCounts,
+    /// When the sample was taken.
+    pub at: Instant,
+}
+
+/// Names the frames of a walk, leaf first. `locate` places a native frame; its second argument is the
+/// native frame that is next to the root. Without `lua`, Lua frames are left out and said to be missing.
+pub fn splice(
+    frames: &[UserFrame],
+    lua: Option<LuaView<'_>>,
+    locate: impl Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame,
+) -> Spliced {
+    let mut splicer = Splicer {
+        locate,
+        lua,
+        out: Spliced::default(),
+        g: 0,
+        code: LuaCode::Interpreted,
+        expansion: None,
+        last_native: None,
+        before_last_native: None,
+    };
+    for (index, frame) in frames.iter().enumerate() {
+        match frame {
+            UserFrame::Native(native) => {
+                let caller = frames[index + 1..].iter().find_map(|next| match next {
+                    UserFrame::Native(next) => Some(next),
+                    UserFrame::Lua(_) => None,
+                });
+                let frame = (splicer.locate)(native, caller);
+                splicer.out.frames.push(frame);
+                splicer.before_last_native = splicer.last_native.replace(*native);
+            }
+            UserFrame::Lua(word) => {
+                splicer.add(word);
+                splicer.last_native = None;
+            }
+        }
+    }
+    splicer.out
+}
+
+struct Splicer<'a, L> {
+    locate: L,
+    lua: Option<LuaView<'a>>,
+    out: Spliced,
+    /// The VM of the segment.
+    g: u64,
+    /// How the next function runs.
+    code: LuaCode,
+    /// What the innermost Lua frame stands for.
+    expansion: Option<Expansion>,
+    last_native: Option<WalkFrame>,
+    /// If it is next to the last one.
+    before_last_native: Option<WalkFrame>,
+}
+
+impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
+    fn add(&mut self, word: &LuaWord) {
+        match *word {
+            LuaWord::Segment { l, g, flags } => self.begin(l, g, flags),
+            LuaWord::Function { proto, at } => {
+                match self.expansion.take() {
+                    Some(expansion) => self.unfold(&expansion),
+                    // a saved position is behind its instruction
+                    None => self.function(proto, at.and_then(|at| at.checked_sub(1))),
+                }
+                // its callers are on the Lua stack as the interpreter left them
+                self.code = LuaCode::Interpreted;
+            }
+            LuaWord::CFunction { code } => self.c_function(code),
+            LuaWord::Builtin { ffid } => self.builtin(ffid),
+            LuaWord::Broken(_) => self.out.cut = Some(BROKEN),
+        }
+    }
+
+    fn begin(&mut self, l: u64, g: u64, flags: u64) {
+        self.g = g;
+        self.code = LuaCode::Interpreted;
+        self.expansion = None;
+        if l == 0 || flags & (abi::MS_SEGMENT_NO_STATE | abi::MS_SEGMENT_LOST) != 0 {
+            self.out.cut = Some(if l == 0 { NO_STATE } else { BROKEN });
+            return;
+        }
+        let Some(lua) = &mut self.lua else {
+            self.out.cut = Some(NO_STATE);
+            return;
+        };
+        lua.counts.guessed += u64::from(flags & abi::MS_SEGMENT_GUESSED != 0);
+        let is_gap = flags & abi::MS_SEGMENT_GAP != 0;
+        if flags & abi::MS_SEGMENT_TRACE != 0 {
+            self.code = LuaCode::Compiled;
+        }
+        if is_gap {
+            lua.counts.gaps += 1;
+            self.out.frames.push(RawFrame::Gap);
+            return;
+        }
+        if flags & abi::MS_SEGMENT_TRACE != 0 {
+            let addr = self.last_native.map(|native| native.addr.wrapping_sub(u64::from(!native.exact)));
+            self.expansion = addr.and_then(|addr| {
+                let trace = lua.process.trace(g, addr, lua.at)?;
+                expand(trace, addr - trace.mcode).ok()
+            });
+            if self.expansion.is_none() {
+                lua.counts.unknown_traces += 1;
+                self.out.is_provisional = true;
+            }
+        }
+        // the native frames of the VM and of compiled code say nothing that the Lua frames do not
+        self.out.frames.pop();
+        if self.is_in_vm(self.before_last_native) {
+            self.out.frames.pop();
+        }
+    }
+
+    /// Is this a helper that the VM called?
+    fn is_in_vm(&self, native: Option<WalkFrame>) -> bool {
+        let (Some(lua), Some(native)) = (&self.lua, native) else {
+            return false;
+        };
+        native.exact && lua.process.builds().iter().any(|build| build.code.contains(&native.addr))
+    }
+
+    fn unfold(&mut self, expansion: &Expansion) {
+        for frame in &expansion.frames {
+            match frame.kind {
+                Some(FrameKind::Lua { proto, pos }) => self.function(proto, pos),
+                Some(FrameKind::C { f }) => self.c_function(f),
+                Some(FrameKind::Builtin { ffid }) => self.builtin(ffid),
+                None => self.unknown(),
+            }
+        }
+    }
+
+    fn function(&mut self, proto: u64, position: Option<u32>) {
+        let code = self.code;
+        let g = self.g;
+        let place = self
+            .lua
+            .as_mut()
+            .and_then(|lua| lua.process.place(g, proto, position, lua.functions));
+        match place {
+            Some(place) => self.out.frames.push(RawFrame::Lua {
+                function: place.function,
+                line: place.line,
+                code,
+            }),
+            None => self.unknown(),
+        }
+    }
+
+    fn c_function(&mut self, code: u64) {
+        let start = WalkFrame {
+            addr: code,
+            exact: true,
+            fp: false,
+        };
+        let frame = (self.locate)(&start, None);
+        self.out.frames.push(RawFrame::LuaC(Box::new(frame)));
+    }
+
+    fn builtin(&mut self, ffid: u8) {
+        let g = self.g;
+        let Some(lua) = &mut self.lua else { return };
+        let name = lua.process.builtin(g, ffid);
+        self.out.frames.push(RawFrame::LuaBuiltin(name));
+    }
+
+    fn unknown(&mut self) {
+        if let Some(lua) = &mut self.lua {
+            lua.counts.unknown_functions += 1;
+        }
+        self.out.is_provisional = true;
+        self.out.frames.push(RawFrame::LuaUnknown);
+    }
+}
