@@ -59,7 +59,10 @@ fn rows(what: &str, rows: &[Window]) {
 fn process(pid: u32) -> Result<(), Box<dyn Error>> {
     let maps = read_maps(pid)?;
     let memory = ProcessMemory::new(pid);
-    let mut files: Vec<&Mapping> = maps.iter().filter(|map| map.executable && map.inode != 0).collect();
+    let mut files: Vec<&Mapping> = maps
+        .iter()
+        .filter(|map| map.executable && map.inode != 0)
+        .collect();
     files.dedup_by_key(|map| (map.device, map.inode));
     for map in files {
         let path = format!("/proc/{pid}/map_files/{:x}-{:x}", map.start, map.end);
@@ -69,7 +72,12 @@ fn process(pid: u32) -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         let vms = find_vms(&file).unwrap_or_default();
         let took = start.elapsed();
-        println!("{:?}: {} VM in {took:?}, {} bytes", map.name, vms.len(), file.len());
+        println!(
+            "{:?}: {} VM in {took:?}, {} bytes",
+            map.name,
+            vms.len(),
+            file.len()
+        );
         for vm in vms {
             let layout = decode_layout(&file, &vm)?;
             let bias = bias(&file, map).ok_or("the mapping is not in the file")?;
@@ -79,7 +87,11 @@ fn process(pid: u32) -> Result<(), Box<dyn Error>> {
             let found = scan(&memory, &maps, text, &layout, ScanBudget::default())?;
             println!("{found:x?} in {:?}", start.elapsed());
             for found in &found.vms {
-                println!("g {:#x} traces {:x?}", found.g, traces::settle(&memory, found.g, &layout));
+                println!(
+                    "g {:#x} traces {:x?}",
+                    found.g,
+                    traces::settle(&memory, found.g, &layout)
+                );
             }
         }
     }

@@ -98,7 +98,9 @@ pub fn settle(memory: &impl RemoteMemory, g: u64, layout: &Layout) -> Option<Tra
         return layout.trace;
     }
     let array = read_address(memory, g.checked_add(layout.build.trace.into())?)?;
-    let length = memory.read_u32(g.checked_add(layout.build.sizetrace.into())?).ok()?;
+    let length = memory
+        .read_u32(g.checked_add(layout.build.sizetrace.into())?)
+        .ok()?;
     let size = layout.fields().ref_size;
     (1..length.min(MAX_TRACES))
         .filter_map(|number| {

@@ -160,7 +160,9 @@ impl<M: RemoteMemory> Scan<'_, M> {
             }
             let want = (map.end - at).min(CHUNK as u64).min(left);
             let mut buffer = std::mem::take(&mut self.buffer);
-            let chunk = buffer.get_mut(..usize::try_from(want).unwrap_or(CHUNK)).unwrap_or_default();
+            let chunk = buffer
+                .get_mut(..usize::try_from(want).unwrap_or(CHUNK))
+                .unwrap_or_default();
             let read = self.memory.read(at, chunk);
             if let Ok(read) = read {
                 seen = self.chunk(map, at, chunk.get(..read).unwrap_or_default(), seen);

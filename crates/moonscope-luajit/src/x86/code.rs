@@ -72,7 +72,11 @@ pub(crate) fn store(insn: &Instruction) -> Option<(Register, usize, Place)> {
         && insn.op0_kind() == OpKind::Memory
         && insn.op1_kind() == OpKind::Register
         && from.is_gpr();
-    Some((from.full_register(), from.size(), place(insn).filter(|_| is_store)?))
+    Some((
+        from.full_register(),
+        from.size(),
+        place(insn).filter(|_| is_store)?,
+    ))
 }
 
 /// A store of a 4-byte constant.
@@ -103,7 +107,12 @@ pub(crate) fn registers(insn: &Instruction, mnemonic: Mnemonic) -> Option<(Regis
         && insn.op_count() == 2
         && insn.op0_kind() == OpKind::Register
         && insn.op1_kind() == OpKind::Register)
-        .then(|| (insn.op0_register().full_register(), insn.op1_register().full_register()))
+        .then(|| {
+            (
+                insn.op0_register().full_register(),
+                insn.op1_register().full_register(),
+            )
+        })
 }
 
 /// `push register`.

@@ -31,13 +31,10 @@ pub(super) fn all(code: &Code, vm: Range<u64>, stubs: &Stubs) -> Vec<Window> {
         };
         let head = body.get(..=at).unwrap_or_default();
         function_rows(&mut rows, head);
-        let end = body
-            .windows(2)
-            .take(MAX_GCSTEP)
-            .find_map(|two| match two {
-                [back, ret] if push(back).is_some() && ret.mnemonic() == Mnemonic::Ret => Some(ret),
-                _ => None,
-            });
+        let end = body.windows(2).take(MAX_GCSTEP).find_map(|two| match two {
+            [back, ret] if push(back).is_some() && ret.mnemonic() == Mnemonic::Ret => Some(ret),
+            _ => None,
+        });
         if let Some(ret) = end {
             function_rows(&mut rows, std::slice::from_ref(ret));
         }

@@ -105,12 +105,7 @@ fn stored_to_g(code: &[Instruction], from: Register) -> Option<i32> {
 }
 
 /// Compares what the code says of `lua_State` and others with the known offsets.
-fn check_lua_state(
-    code: &Code,
-    vm: &VmText,
-    call: &Part<'_>,
-    fields: &Fields,
-) -> Result<(), LayoutError> {
+fn check_lua_state(code: &Code, vm: &VmText, call: &Part<'_>, fields: &Fields) -> Result<(), LayoutError> {
     let check = |field, decoded: i32, expected: u16| {
         let (decoded, expected) = (i64::from(decoded), i64::from(expected));
         (decoded == expected).then_some(()).ok_or(LayoutError::Mismatch {
@@ -120,16 +115,36 @@ fn check_lua_state(
         })
     };
     let rbp = Register::RBP;
-    check("lua_State.glref", call.loaded("lua_State.glref", Register::R14, rbp)?, fields.l_glref)?;
-    check("lua_State.cframe", call.loaded("lua_State.cframe", Register::R15, rbp)?, fields.l_cframe)?;
-    check("lua_State.base", call.loaded("lua_State.base", Register::RDX, rbp)?, fields.l_base)?;
-    check("lua_State.top", call.loaded("lua_State.top", Register::RAX, rbp)?, fields.l_top)?;
+    check(
+        "lua_State.glref",
+        call.loaded("lua_State.glref", Register::R14, rbp)?,
+        fields.l_glref,
+    )?;
+    check(
+        "lua_State.cframe",
+        call.loaded("lua_State.cframe", Register::R15, rbp)?,
+        fields.l_cframe,
+    )?;
+    check(
+        "lua_State.base",
+        call.loaded("lua_State.base", Register::RDX, rbp)?,
+        fields.l_base,
+    )?;
+    check(
+        "lua_State.top",
+        call.loaded("lua_State.top", Register::RAX, rbp)?,
+        fields.l_top,
+    )?;
 
     let cpcall = Part {
         name: "lj_vm_cpcall",
         code: head(code.from(vm.entries.cpcall)),
     };
-    check("lua_State.stack", cpcall.loaded("lua_State.stack", Register::R15, rbp)?, fields.l_stack)?;
+    check(
+        "lua_State.stack",
+        cpcall.loaded("lua_State.stack", Register::R15, rbp)?,
+        fields.l_stack,
+    )?;
 
     let leave = Part {
         name: "lj_vm_return",
@@ -148,7 +163,11 @@ fn check_lua_state(
         name: "lj_vm_call_dispatch_f",
         code: head(code.from(vm.dispatch.end)),
     };
-    check("GCfunc.pc", enter.loaded("GCfunc.pc", Register::RBX, rbp)?, fields.fn_pc)?;
+    check(
+        "GCfunc.pc",
+        enter.loaded("GCfunc.pc", Register::RBX, rbp)?,
+        fields.fn_pc,
+    )?;
 
     // lj_vm_growstack_f reads the frame size of the prototype that ends where the bytecode begins; PC is
     // behind the first instruction
@@ -215,7 +234,9 @@ fn compiled_code(code: &Code, vm: &VmText) -> Result<Option<CompiledCode>, Layou
     let before = code.before(reserve.ip());
     let place = Part {
         name: "BC_JLOOP",
-        code: before.get(before.len().saturating_sub(BEFORE)..).unwrap_or_default(),
+        code: before
+            .get(before.len().saturating_sub(BEFORE)..)
+            .unwrap_or_default(),
     };
     let missing = |field| LayoutError::Missing {
         place: place.name,

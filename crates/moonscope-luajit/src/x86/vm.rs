@@ -134,17 +134,23 @@ fn first_handler(before: &[u8], addr: u64) -> Option<usize> {
     let reach = usize::try_from(crate::eh_frame::MAX_VM).ok()?;
     let nearest = before.len().saturating_sub(reach);
     let aligned = usize::try_from(addr.checked_next_multiple_of(16)? - addr).ok()?;
-    (aligned..before.len()).step_by(16).filter(|&at| at >= nearest).find(|&at| {
-        let head = before.get(at..).unwrap_or_default();
-        let head = head.get(..32.min(head.len())).unwrap_or_default();
-        let code = Code::decode(head, 0);
-        let mut insns = code.all().iter().filter(|insn| insn.mnemonic() != Mnemonic::Endbr64);
-        insns.next().is_some_and(|insn| {
-            insn.memory_base() == Register::RDX
-                && insn.memory_index() == Register::RCX
-                && insn.memory_index_scale() == 8
+    (aligned..before.len())
+        .step_by(16)
+        .filter(|&at| at >= nearest)
+        .find(|&at| {
+            let head = before.get(at..).unwrap_or_default();
+            let head = head.get(..32.min(head.len())).unwrap_or_default();
+            let code = Code::decode(head, 0);
+            let mut insns = code
+                .all()
+                .iter()
+                .filter(|insn| insn.mnemonic() != Mnemonic::Endbr64);
+            insns.next().is_some_and(|insn| {
+                insn.memory_base() == Register::RDX
+                    && insn.memory_index() == Register::RCX
+                    && insn.memory_index_scale() == 8
+            })
         })
-    })
 }
 
 /// Calls from the VM to itself.

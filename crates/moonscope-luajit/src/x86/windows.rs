@@ -33,9 +33,9 @@ impl Leave {
         let epilogue = before.iter().position(is_epilogue)?;
         let near = before.get(epilogue.saturating_sub(REACH_LEAVE)..epilogue)?;
         // PC = BASE - delta, by `neg`
-        let negate = near
-            .iter()
-            .rposition(|insn| insn.mnemonic() == Mnemonic::Neg && insn.op0_register().full_register() == Register::RBX)?;
+        let negate = near.iter().rposition(|insn| {
+            insn.mnemonic() == Mnemonic::Neg && insn.op0_register().full_register() == Register::RBX
+        })?;
         let based = near.iter().skip(negate).find(|insn| {
             store(insn).is_some_and(|(from, _, place)| from == Register::RBX && place.base == Register::RBP)
         })?;
