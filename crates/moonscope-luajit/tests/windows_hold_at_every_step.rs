@@ -94,8 +94,10 @@ impl Tracer<'_> {
                 assert!(self.steps < MAX_STEPS);
                 ptrace(libc::PTRACE_SINGLESTEP, self.pid, std::ptr::null_mut());
                 assert_eq!(self.stopped_by(), libc::SIGTRAP);
-            } else if !self.run_to_the_vm() {
-                self.leave_frames(&self.registers());
+                continue;
+            }
+            self.leave_frames(&regs);
+            if !self.run_to_the_vm() {
                 return counts;
             }
         }
