@@ -1,7 +1,7 @@
 //! LuaJIT builds to test with, and a program that runs them.
 //!
-//! Builds are those of the directory that `MOONSCOPE_LUAJIT_BUILDS` names, however deep, and those that are installed. What
-//! is a LuaJIT is told by its version text.
+//! Builds are those of the directory that `MOONSCOPE_LUAJIT_BUILDS` names, however deep, and those that are
+//! installed. What is a LuaJIT is told by its version text.
 #![allow(dead_code)] // each test file uses a part of it
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
