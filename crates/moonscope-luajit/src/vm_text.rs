@@ -73,8 +73,12 @@ pub struct Entries {
 /// belongs.
 ///
 /// That is so from the first push of an entry stub until the Lua stack has its first frame for this VM frame,
-/// and from the return to C until the stub's `ret`. `L->cframe` may already, or still, name the VM's frame in a part of it; a
-/// walk that started at `L->cframe` goes on to the frame's `SAVE_CFRAME` then.
+/// and from the return to C until the stub's `ret`. `L->cframe` may already, or still, name the VM's frame
+/// in a part of it; a walk that started at `L->cframe` goes on to the frame's `SAVE_CFRAME` then.
+///
+/// Outside of windows, helpers and [`VmText::below`], the stack pointer is the address of the VM's frame, and the
+/// coroutine in its `SAVE_L` names it. That coroutine is `G->cur_L`, but for a few instructions of the fast functions
+/// `coroutine.resume` and `coroutine.wrap`, after the other coroutine has left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// First byte.

@@ -158,7 +158,14 @@ impl<M: RemoteMemory> Scan<'_, M> {
             if left == 0 || self.result.vms.len() >= self.budget.vms {
                 return Ok(false);
             }
-            let want = (map.end - at).min(CHUNK as u64).min(left);
+            let next = map.end.min(at.saturating_add(CHUNK as u64));
+            let content = self.memory.populated(at..next);
+            if content.is_empty() {
+                at = next;
+                continue;
+            }
+            at = content.start.max(at);
+            let want = (content.end.saturating_sub(at)).min(CHUNK as u64).min(left);
             let mut buffer = std::mem::take(&mut self.buffer);
             let chunk = buffer
                 .get_mut(..usize::try_from(want).unwrap_or(CHUNK))

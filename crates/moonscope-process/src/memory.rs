@@ -3,6 +3,7 @@
 use crate::{Pid, ProcessError};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
@@ -24,6 +25,13 @@ pub trait RemoteMemory {
             }
         }
         Ok(())
+    }
+
+    /// The part of this range from its first page with content to its last one, empty if there is none; the
+    /// whole range where that is not known. Reading pages that a process never touched would cost it page
+    /// tables, so a scan asks first.
+    fn populated(&self, range: Range<u64>) -> Range<u64> {
+        range
     }
 
     /// The 8 bytes at `addr` as a number of this machine's byte order.
@@ -69,6 +77,10 @@ impl<M: RemoteMemory + ?Sized> RemoteMemory for &M {
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, ProcessError> {
         (**self).read(addr, buf)
     }
+
+    fn populated(&self, range: Range<u64>) -> Range<u64> {
+        (**self).populated(range)
+    }
 }
 
 /// The memory of a live process, which keeps running meanwhile.
@@ -80,6 +92,7 @@ impl<M: RemoteMemory + ?Sized> RemoteMemory for &M {
 pub struct ProcessMemory {
     pid: Pid,
     mem: OnceLock<Option<File>>,
+    pagemap: OnceLock<Option<File>>,
 }
 
 impl ProcessMemory {
@@ -88,6 +101,7 @@ impl ProcessMemory {
         Self {
             pid,
             mem: OnceLock::new(),
+            pagemap: OnceLock::new(),
         }
     }
 
@@ -146,6 +160,39 @@ impl RemoteMemory for ProcessMemory {
                 })
             }
             _ => Err(ProcessError::Unreadable { addr }),
+        }
+    }
+
+    /// By `/proc/PID/pagemap`: 8 bytes for each page, bit 63 is set if it is in memory and bit 62 if it is
+    /// swapped out (Documentation/admin-guide/mm/pagemap.rst).
+    fn populated(&self, range: Range<u64>) -> Range<u64> {
+        const CONTENT: u64 = 3 << 62;
+        /// 32 KiB of entries for 16 MiB.
+        const MAX_PAGES: u64 = 4096;
+        let page = rustix::param::page_size() as u64;
+        let first = range.start / page;
+        let pages = range.end.div_ceil(page).saturating_sub(first);
+        let pagemap = self
+            .pagemap
+            .get_or_init(|| File::open(format!("/proc/{}/pagemap", self.pid)).ok());
+        let (Some(pagemap), 1..=MAX_PAGES) = (pagemap, pages) else {
+            return range;
+        };
+        let mut entries = vec![0; pages as usize * 8];
+        if pagemap.read_exact_at(&mut entries, first * 8).is_err() {
+            return range;
+        }
+        let has_content = |entry: &[u8; 8]| u64::from_ne_bytes(*entry) & CONTENT != 0;
+        let entries = entries.as_chunks::<8>().0;
+        match (
+            entries.iter().position(has_content),
+            entries.iter().rposition(has_content),
+        ) {
+            (Some(low), Some(high)) => {
+                let start = ((first + low as u64) * page).max(range.start);
+                start..((first + high as u64 + 1) * page).min(range.end)
+            }
+            _ => range.start..range.start,
         }
     }
 }
@@ -237,6 +284,34 @@ mod tests {
         assert!(memory.read_exact(u64::MAX - 3, &mut buf).is_err());
         let read = memory.read(page + 4095, &mut buf).unwrap();
         assert!(read >= 1 && buf[0] == b'x');
+    }
+
+    #[test]
+    fn pages_that_were_never_touched_are_not_populated() {
+        const PAGE: u64 = 4096;
+        // SAFETY: fresh pages, given back at the end; only the third is written
+        let pages = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            let writable = libc::PROT_READ | libc::PROT_WRITE;
+            let pages = libc::mmap(std::ptr::null_mut(), 8 * 4096, writable, flags, -1, 0);
+            assert_ne!(pages, libc::MAP_FAILED);
+            libc::madvise(pages, 8 * 4096, libc::MADV_NOHUGEPAGE);
+            pages.cast::<u8>().add(2 * 4096).write(1);
+            pages
+        };
+        let start = pages as u64;
+        let memory = ProcessMemory::new(std::process::id());
+        assert_eq!(
+            memory.populated(start..start + 8 * PAGE),
+            start + 2 * PAGE..start + 3 * PAGE
+        );
+        assert!(memory.populated(start..start + PAGE).is_empty());
+        let middle = start + 2 * PAGE + 10;
+        assert_eq!(memory.populated(middle..middle + 20), middle..middle + 20);
+        // SAFETY: the pages from above
+        unsafe { libc::munmap(pages, 8 * 4096) };
+        assert_eq!(BufferMemory::new().populated(5..9), 5..9);
+        assert_eq!(ProcessMemory::new(4_200_000).populated(5..9), 5..9);
     }
 
     #[test]

@@ -260,8 +260,9 @@ fn compiled_code(code: &Code, vm: &VmText) -> Result<Option<CompiledCode>, Layou
     }))
 }
 
-/// Do snapshots say where in the machine code they belong? They do since LuaJIT unwinds compiled code (commit a32aeadc, 2021-03),
-/// and since then the VM passes an error from compiled code on with its number negated in the second argument (`lj_err_trace`).
+/// Do snapshots say where in the machine code they belong? They do since LuaJIT unwinds compiled code
+/// (commit a32aeadc, 2021-03), and since then the VM passes an error from compiled code on with its number
+/// negated in the second argument (`lj_err_trace`).
 fn has_snapshot_mcofs(code: &Code, vm: &VmText) -> bool {
     code.from(vm.entries.cpcall).windows(4).any(|four| {
         let [number, state, negate, call] = four else {
