@@ -56,7 +56,12 @@ impl Session<'_> {
         };
         let (first, last) = self.vm.handlers;
         if jit_base == 0 && (first..last).contains(&regs.rip) {
-            let base = regs.rdx & if self.vm.layout.mode == GcMode::Gc32 { 0xffff_ffff } else { u64::MAX };
+            let base = regs.rdx
+                & if self.vm.layout.mode == GcMode::Gc32 {
+                    0xffff_ffff
+                } else {
+                    u64::MAX
+                };
             let walk = self.walk(l, Base::at(base).with_pc(regs.rbx));
             let is_between = walk.as_ref().map_or(true, |(kinds, _)| {
                 !matches!(kinds.first(), Some(FrameKind::Lua { pos: Some(_), .. }))
@@ -97,7 +102,10 @@ impl Session<'_> {
     }
 
     fn on_trace(&self, l: u64, jit_base: u64, pc: u64, offset: u64) -> Result<Vec<Place>, String> {
-        let trace = self.keeper.find(pc, Instant::now()).map_err(|err| err.to_string())?;
+        let trace = self
+            .keeper
+            .find(pc, Instant::now())
+            .map_err(|err| err.to_string())?;
         let expansion = expand(trace, offset).map_err(|err| err.to_string())?;
         let (below, _) = self.walk(l, Base::at(jit_base))?;
         let bottom = expansion.frames.last().and_then(|frame| frame.kind);
@@ -113,13 +121,17 @@ impl Session<'_> {
         let is_builtin = |frame: &InlinedFrame| frame.kind.is_none() && in_vm.contains(&frame.pc);
         let known = expansion.frames.iter().filter(|frame| !is_builtin(frame));
         let kinds: Option<Vec<_>> = known.map(|frame| frame.kind).collect();
-        let mut kinds = kinds.ok_or_else(|| format!("a frame of unknown kind: {expansion:x?} in {trace:x?}"))?;
+        let mut kinds =
+            kinds.ok_or_else(|| format!("a frame of unknown kind: {expansion:x?} in {trace:x?}"))?;
         kinds.extend(below.iter().skip(1));
         Ok(self.places(&kinds))
     }
 
     fn places(&self, kinds: &[FrameKind]) -> Vec<Place> {
-        let place = |kind| self.annotations.place(&self.program.memory, &self.vm.layout, kind);
+        let place = |kind| {
+            self.annotations
+                .place(&self.program.memory, &self.vm.layout, kind)
+        };
         kinds.iter().filter_map(place).collect()
     }
 }
@@ -161,7 +173,12 @@ impl Seen {
 
     fn assert_right(&self) {
         for (at, wrong) in &self.wrong {
-            assert!(wrong.is_empty(), "{at:?}: {} are wrong, as {}", wrong.len(), wrong[0]);
+            assert!(
+                wrong.is_empty(),
+                "{at:?}: {} are wrong, as {}",
+                wrong.len(),
+                wrong[0]
+            );
         }
     }
 }
@@ -174,7 +191,12 @@ fn with_session<T>(luajit: &Path, script: &str, options: &[&str], run: impl FnOn
     eprintln!("{} {options:?} {script} {:?}", luajit.display(), vm.layout.mode);
     let keeper = TraceKeeper::new(vm.layout, vm.g);
     let annotations = Annotations::of(script);
-    run(&mut Session { program: &program, vm, keeper, annotations })
+    run(&mut Session {
+        program: &program,
+        vm,
+        keeper,
+        annotations,
+    })
 }
 
 fn at_random(luajit: &Path, script: &str, options: &[&str]) -> Seen {

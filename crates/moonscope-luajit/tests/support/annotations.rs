@@ -24,7 +24,9 @@ pub struct Place {
 
 impl Annotations {
     pub fn of(script: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lua").join(script);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/lua")
+            .join(script);
         let mut read = Self::default();
         for (line, text) in (1..).zip(std::fs::read_to_string(path).unwrap().lines()) {
             let Some((_, remark)) = text.split_once("--> ") else {

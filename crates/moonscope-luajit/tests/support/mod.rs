@@ -55,7 +55,9 @@ pub struct Program {
 impl Program {
     /// Starts it, and returns when it has printed a line.
     pub fn start(luajit: &Path, script: &str, options: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lua").join(script);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/lua")
+            .join(script);
         let mut child = Command::new(luajit)
             .args(options)
             .arg(script)

@@ -82,7 +82,11 @@ impl Vm {
     pub fn find(pid: i32, memory: &ProcessMemory, with_traces: bool) -> Option<Self> {
         let maps = mappings(pid);
         let is_luajit = |map: &&Mapping| map.perms.starts_with("r-x") && map.path.contains("luajit");
-        let text: Vec<_> = maps.iter().filter(is_luajit).map(|map| (map.start, map.end)).collect();
+        let text: Vec<_> = maps
+            .iter()
+            .filter(is_luajit)
+            .map(|map| (map.start, map.end))
+            .collect();
         maps.iter()
             .filter(|map| map.perms.starts_with("rw"))
             .find_map(|map| {
@@ -147,8 +151,20 @@ impl Vm {
         let layout = Layout {
             mode,
             cframe: match mode {
-                GcMode::Gc64 => CFrame { size: 80, l: 16, pc: 24, prev: 32, nres: 8 },
-                GcMode::Gc32 => CFrame { size: 80, l: 24, pc: 28, prev: 32, nres: 16 },
+                GcMode::Gc64 => CFrame {
+                    size: 80,
+                    l: 16,
+                    pc: 24,
+                    prev: 32,
+                    nres: 8,
+                },
+                GcMode::Gc32 => CFrame {
+                    size: 80,
+                    l: 24,
+                    pc: 28,
+                    prev: 32,
+                    nres: 16,
+                },
             },
             build: BuildOffsets {
                 g2disp: g2disp as u32,
