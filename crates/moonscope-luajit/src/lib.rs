@@ -14,6 +14,9 @@ pub mod snapshot;
 pub mod trace;
 pub mod trace_keeper;
 
+#[cfg(test)]
+mod testing;
+
 pub use layout::{BuildOffsets, CFrame, Fields, GcMode, Layout, TraceFields};
 pub use lua_stack::{Base, FrameKind, LuaEnd, LuaFrame, LuaWalk, SegmentEnd, frames};
 pub use lua_state::LuaState;

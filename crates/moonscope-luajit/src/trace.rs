@@ -370,4 +370,4 @@ fn read_map(memory: &impl RemoteMemory, addr: u64, raw: &[RawSnapshot]) -> Resul
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
