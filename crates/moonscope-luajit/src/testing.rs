@@ -193,7 +193,7 @@ impl RemoteMemory for Noise {
             *byte = match self.image.bytes.get(index).filter(|_| index < self.over) {
                 Some(&byte) => byte,
                 None => {
-                    let word = (at / 8 ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    let word = ((at / 8) ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                     let word = (word ^ word >> 29) & self.mask;
                     word.to_le_bytes()[(at % 8) as usize]
                 }

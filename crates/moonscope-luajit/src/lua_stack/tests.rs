@@ -188,7 +188,9 @@ fn links_that_lead_nowhere_end_the_walk() {
             walk(&mut image, frame, g).end,
             LuaEnd::Broken(Broken::NotAFunction)
         );
-        assert_eq!(walk(&mut image, Image::STACK + 0x4000, g).frames.len(), 0);
+        let outside = Base::at(Image::STACK + 0x4000);
+        let walk = frames(&image, &layout(mode), Image::L, outside, SegmentEnd::Bottom).unwrap();
+        assert_eq!(walk.end, LuaEnd::Broken(Broken::OutsideStack));
     }
 }
 
@@ -203,7 +205,7 @@ proptest! {
         for (slot, kind, distance, what) in slots {
             let frame = Image::STACK + 8 * (slot.max(3));
             let function = [F, PCALL, Image::L][what as usize];
-            let link = if kind == 0 { f + 20 } else { distance * 8 | kind };
+            let link = if kind == 0 { f + 20 } else { (distance * 8) | kind };
             image.frame(frame, function, link);
         }
         image.base(Image::STACK + 8 * 500);

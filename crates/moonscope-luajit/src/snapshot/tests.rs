@@ -9,7 +9,7 @@ impl Constants for Numbers {
     }
 
     fn function(&self, reference: u16) -> Option<u64> {
-        (reference % 2 == 0).then(|| self.word(reference))?
+        reference.is_multiple_of(2).then(|| self.word(reference))?
     }
 }
 
@@ -74,7 +74,7 @@ fn a_function_that_is_no_constant_is_left_open() {
 
 #[test]
 fn both_copies_of_a_frame_with_variable_arguments_are_one_call() {
-    let vararg = 4 * 8 | 3;
+    let vararg = (4 * 8) | 3;
     let constants = [F, u64::from(CALL), F, vararg];
     let entries = [
         entry(5, 0, 0),
@@ -96,7 +96,7 @@ fn both_copies_of_a_frame_with_variable_arguments_are_one_call() {
 
 #[test]
 fn metamethods_and_protected_calls_are_followed_by_distance() {
-    let (cont, pcall) = (8 * 8 | 2, 2 * 8 | 6);
+    let (cont, pcall) = ((8 * 8) | 2, (2 * 8) | 6);
     let constants = [F, cont, G, u64::from(CALL), 0x7200, pcall];
     // Slot 1 is the caller, 9 a metamethod, 7 where it continues; 9 is a protected call, 11 what it calls.
     let entries = [
