@@ -76,6 +76,7 @@ impl Session<'_> {
         }
         if jit_base == 0 {
             let walk = self.walk(l, Base::stored());
+            let walk = walk.map_err(|why| format!("{why}, at {:#x}", regs.rip));
             return (At::C, walk.map(|(kinds, _)| self.places(&kinds)));
         }
         // Trace code is followed on the native stack by its spilled registers, then by the VM's frame.
@@ -97,7 +98,7 @@ impl Session<'_> {
             .map_err(|err| err.to_string())?;
         match walk.end {
             LuaEnd::Bottom => Ok((walk.frames.iter().map(|frame| frame.kind).collect(), walk.end)),
-            end => Err(format!("{end:?} after {} frames", walk.frames.len())),
+            end => Err(format!("{end:?} below {:x?}", walk.frames)),
         }
     }
 
@@ -171,8 +172,19 @@ impl Seen {
         }
     }
 
+    /// Nothing is wrong. While C code moves a Lua stack to another place (lj_state_growstack), the old one is
+    /// freed and still referred to: then a walk may end early, and says so.
     fn assert_right(&self) {
         for (at, wrong) in &self.wrong {
+            let (short, wrong): (Vec<_>, Vec<_>) = wrong.iter().partition(|why| why.starts_with("Broken"));
+            // Steps stay in there for as long as copying takes.
+            let few = if *at == At::C { 2 + self.counts[at] / 20 } else { 0 };
+            assert!(
+                short.len() <= few,
+                "{at:?}: {} are short, as {}",
+                short.len(),
+                short[0]
+            );
             assert!(
                 wrong.is_empty(),
                 "{at:?}: {} are wrong, as {}",
