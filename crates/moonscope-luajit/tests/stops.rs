@@ -81,15 +81,19 @@ impl Session<'_> {
         }
         // Trace code is followed on the native stack by its spilled registers, then by the VM's frame.
         let depth = (state.cframe - regs.rsp) / 8;
-        let returns = (1..=depth).find_map(|back| {
+        let returns = (1..=depth).filter_map(|back| {
             let at = state.cframe - 8 * back;
             let address = memory.read_u64(at).ok()?;
             let trace = self.keeper.find(address.wrapping_sub(1), Instant::now()).ok()?;
-            Some((address, address - 1 - trace.mcode))
+            // Left-over return addresses may lie among the spilled registers: the trace's own frame is
+            // spadjust and 16 bytes.
+            let spadjust = self.vm.spadjust(memory, trace.traceno);
+            (state.cframe - at == 24 + spadjust).then_some((address, address - 1 - trace.mcode))
         });
-        match returns {
-            Some((address, offset)) => (At::BelowTrace, self.on_trace(l, jit_base, address - 1, offset)),
-            None => (At::Between, Ok(Vec::new())),
+        // The frame of one trace may hold what another left there: then nothing tells which is in use.
+        match returns.collect::<Vec<_>>().as_slice() {
+            &[(address, offset)] => (At::BelowTrace, self.on_trace(l, jit_base, address - 1, offset)),
+            _ => (At::Between, Ok(Vec::new())),
         }
     }
 

@@ -187,6 +187,21 @@ impl Vm {
         })
     }
 
+    /// `GCtrace.spadjust`, which stands before the number.
+    pub fn spadjust(&self, memory: &ProcessMemory, traceno: u16) -> u64 {
+        let array = memory
+            .read_u64(self.g + u64::from(self.layout.build.trace))
+            .unwrap();
+        let (trace, offset) = match self.layout.mode {
+            GcMode::Gc64 => (memory.read_u64(array + 8 * u64::from(traceno)).unwrap(), 0x66),
+            GcMode::Gc32 => {
+                let trace = memory.read_u32(array + 4 * u64::from(traceno)).unwrap();
+                (u64::from(trace), 0x4e)
+            }
+        };
+        u64::from(memory.read_u32(trace + offset).unwrap() as u16)
+    }
+
     /// A field of G that is a reference.
     pub fn reference(&self, memory: &ProcessMemory, offset: u32) -> u64 {
         let addr = self.g + u64::from(offset);
