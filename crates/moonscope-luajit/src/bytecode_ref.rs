@@ -109,3 +109,98 @@ fn start_of(memory: &impl RemoteMemory, layout: &Layout, g: u64, number_: u32) -
     let instruction = number::<4>(&head, usize::from(offsets.startins))?;
     is_it.then_some(instruction as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::GcMode;
+    use crate::testing::{Image, MODES, layout};
+    use crate::trace::tests::{TRACE, trace};
+
+    const G: u64 = Image::START + 0x200;
+    const ARRAY: u64 = Image::START + 0xb000;
+    const STARTINS: u32 = 0x1234_024c;
+
+    /// A VM with trace 3, which starts at instruction 2 of this code.
+    fn vm(mode: GcMode) -> (Image, Layout, ProtoCode) {
+        let (mut image, bytecode) = trace(mode, 3);
+        let layout = layout(mode);
+        image.put(G + u64::from(layout.build.trace), &ARRAY.to_le_bytes());
+        image.put(G + u64::from(layout.build.sizetrace), &10_u32.to_le_bytes());
+        image.reference(ARRAY + 3 * u64::from(mode.fields().ref_size), TRACE);
+        let startins = u64::from(layout.trace.unwrap().startins);
+        image.put(TRACE + startins, &STARTINS.to_le_bytes());
+        let proto = bytecode - u64::from(mode.fields().pt_size);
+        let code = ProtoCode::read(&image, mode.fields(), proto).unwrap();
+        (image, layout, code)
+    }
+
+    #[test]
+    fn a_saved_program_counter_stands_behind_its_instruction() {
+        for mode in MODES {
+            let (image, layout, code) = vm(mode);
+            let at = |saved| position(&image, &layout, &code, saved);
+            assert_eq!(at(code.bytecode + 4), Some(0));
+            assert_eq!(at(code.bytecode + 4 * 7), Some(6));
+            assert_eq!(
+                at(code.bytecode + 4 * 7 + 1),
+                Some(6),
+                "while a hot call is counted"
+            );
+            assert_eq!(at(code.bytecode), None);
+            assert_eq!(at(code.bytecode + 4 * 21), None);
+            assert_eq!(at(0), None);
+        }
+    }
+
+    #[test]
+    fn behind_the_copy_in_a_trace_it_is_where_the_trace_starts() {
+        for mode in MODES {
+            let (image, layout, code) = vm(mode);
+            let startins = TRACE + u64::from(layout.trace.unwrap().startins);
+            assert_eq!(position(&image, &layout, &code, startins + 4), Some(2));
+        }
+    }
+
+    #[test]
+    fn patched_instructions_are_what_they_were() {
+        for mode in MODES {
+            let (image, layout, _) = vm(mode);
+            let body = |ins| original(&image, &layout, G, ins, Place::Body);
+            for op in [BC_JFORL, BC_JITERL, BC_JLOOP] {
+                assert_eq!(body(0x3_0500 | u32::from(op)), Some(STARTINS));
+                assert_eq!(body(0x4_0500 | u32::from(op)), None, "there is no trace 4");
+                assert_eq!(body(0xffff_0500 | u32::from(op)), None);
+            }
+            assert_eq!(
+                body(0x1234_054e),
+                Some(0x1234_054d),
+                "JFORI was FORI, and jumps as before"
+            );
+            assert_eq!(body(0x1234_0542), Some(0x1234_0542), "a call is never patched");
+            let header = |ins| original(&image, &layout, G, ins, Place::Header);
+            for first in BC_FUNCF.map(u32::from) {
+                assert_eq!(header(0x0500 | first), Some(0x0500 | first));
+                assert_eq!(
+                    header(0x0500 | (first + 1)),
+                    Some(0x0500 | first),
+                    "IFUNCF: given up on"
+                );
+                assert_eq!(header(0x3_0500 | (first + 2)), Some(STARTINS), "JFUNCF");
+            }
+        }
+    }
+
+    #[test]
+    fn the_prototype_of_an_instruction_is_found_backwards() {
+        for mode in MODES {
+            let (image, _, code) = vm(mode);
+            let fields = mode.fields();
+            let last = code.bytecode + 4 * 19;
+            assert_eq!(ProtoCode::containing(&image, fields, last), Some(code));
+            assert_eq!(ProtoCode::containing(&image, fields, last + 4), None);
+            assert_eq!(ProtoCode::containing(&image, fields, last + 1), None);
+            assert_eq!(ProtoCode::containing(&image, fields, u64::MAX - 3), None);
+        }
+    }
+}

@@ -36,6 +36,9 @@ pub mod vm_text;
 pub mod vms;
 mod x86;
 
+#[cfg(test)]
+mod testing;
+
 pub use builtins::Builtins;
 pub use call_site::{CallSiteName, call_site_name};
 pub use chunk::Chunk;

@@ -4,22 +4,20 @@
 //! down, of `debug_framepc` in lj_debug.c. Calls inlined into a trace are not on this stack: module
 //! `snapshot` knows them.
 
+mod cframes;
+mod window;
+
 use crate::bytecode_ref::position;
 use crate::layout::{GcMode, Layout};
 use crate::lua_state::{LuaState, LuaStateError, STACK_EXTRA};
-use crate::object::{Function, number};
+use crate::object::Function;
+use cframes::CFrames;
 use moonscope_process::RemoteMemory;
 use rustc_hash::FxHashMap;
+use window::Window;
 
 /// Frames of one walk: no more fit on a stack of `LUAI_MAXSTACK` slots (65500) with two slots each, twice.
 const MAX_FRAMES: usize = 65536;
-
-/// Frames of the VM on the native stack that a walk passes: LuaJIT itself ends at 200 nested C calls
-/// (`LUAI_MAXCCALLS`), and each has at most one more for its protected call.
-const MAX_CFRAMES: usize = 1024;
-
-/// Bytes of the stack read at once.
-const WINDOW: u64 = 4096;
 
 /// Lowest three bits of a link (`FRAME_TYPEP`).
 const TYPE_MASK: u64 = 7;
@@ -378,103 +376,5 @@ impl<M: RemoteMemory> Walk<'_, M> {
     }
 }
 
-/// A piece of the stack. Walks go downwards, so it ends with the slot that was asked for.
-#[derive(Default)]
-struct Window {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window {
-    fn slot(&mut self, memory: &impl RemoteMemory, lowest: u64, addr: u64) -> Option<u64> {
-        let cached = |window: &Self| {
-            let offset = usize::try_from(addr.checked_sub(window.start)?).ok()?;
-            number::<8>(&window.bytes, offset)
-        };
-        if let Some(slot) = cached(self) {
-            return Some(slot);
-        }
-        self.start = addr.saturating_sub(WINDOW).max(lowest);
-        self.bytes.clear();
-        self.bytes
-            .resize(usize::try_from(addr.checked_sub(self.start)?).ok()? + 8, 0);
-        if memory.read_exact(self.start, &mut self.bytes).is_err() {
-            self.start = addr;
-            self.bytes.resize(8, 0);
-            if memory.read_exact(addr, &mut self.bytes).is_err() {
-                self.bytes.clear();
-            }
-        }
-        cached(self)
-    }
-}
-
-/// The frames of the VM on the native stack, kept in step with the Lua frames (`debug_framepc`).
-struct CFrames<'a, M> {
-    memory: &'a M,
-    layout: &'a Layout,
-    l: u64,
-    stack: u64,
-    current: u64,
-    left: usize,
-}
-
-impl<'a, M: RemoteMemory> CFrames<'a, M> {
-    fn new(memory: &'a M, layout: &'a Layout, state: &LuaState) -> Self {
-        Self {
-            memory,
-            layout,
-            l: state.addr,
-            stack: state.stack,
-            current: state.cframe,
-            left: MAX_CFRAMES,
-        }
-    }
-
-    /// A native frame with a negative result count belongs to no Lua frame as long as the walk is above
-    /// the stack offset it saved.
-    fn reach(&mut self, frame: u64) {
-        while self.current != 0 {
-            let nres = self.memory.read_u32(self.at(self.layout.cframe.nres));
-            let Ok(nres) = nres.map(u32::cast_signed) else {
-                self.current = 0;
-                return;
-            };
-            let saved = self.stack.wrapping_add(u64::from(nres.unsigned_abs()));
-            if nres >= 0 || frame >= saved {
-                return;
-            }
-            self.leave();
-        }
-    }
-
-    /// Goes to the native frame that this one is inside of.
-    fn leave(&mut self) {
-        self.left = self.left.saturating_sub(1);
-        let previous = match self.left {
-            0 => 0,
-            _ => self
-                .memory
-                .read_u64(self.at(self.layout.cframe.prev))
-                .unwrap_or(0),
-        };
-        self.current = previous & !3;
-    }
-
-    /// `SAVE_PC`, unless nothing is saved there: then it is 0 or the thread.
-    fn pc(&self) -> Option<u64> {
-        if self.current == 0 {
-            return None;
-        }
-        let pc = self.at(self.layout.cframe.pc);
-        let pc = match self.layout.mode {
-            GcMode::Gc64 => self.memory.read_u64(pc).ok()?,
-            GcMode::Gc32 => u64::from(self.memory.read_u32(pc).ok()?),
-        };
-        (pc != 0 && pc != self.l).then_some(pc)
-    }
-
-    fn at(&self, offset: u16) -> u64 {
-        self.current.wrapping_add(u64::from(offset))
-    }
-}
+#[cfg(test)]
+mod tests;

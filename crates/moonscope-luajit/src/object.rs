@@ -108,7 +108,7 @@ impl ProtoCode {
 
     /// Looks for the prototype that an instruction belongs to, backwards from the instruction. Bytecode
     /// follows its prototype, and a candidate must have the type byte, a size that covers `pc`, and
-    /// constants that lie behind the bytecode and inside `sizept`.
+    /// constants exactly where the compiler puts them.
     pub fn containing(memory: &impl RemoteMemory, fields: &Fields, pc: u64) -> Option<Self> {
         const STEP: u64 = 4096;
         let size = u64::from(fields.pt_size);
@@ -144,11 +144,13 @@ impl ProtoCode {
     /// Like [`Self::read`], where nothing but the bytes says that a prototype is here.
     fn checked(memory: &impl RemoteMemory, fields: &Fields, proto: u64) -> Option<Self> {
         let code = Self::read(memory, fields, proto)?;
+        let half = |offset: u16| memory.read_u32(proto + u64::from(offset)).ok().map(u64::from);
         let k = read_reference(memory, fields, proto + u64::from(fields.pt_k))?;
-        let sizept = memory.read_u32(proto + u64::from(fields.pt_sizept)).ok()?;
-        let end = code.bytecode + u64::from(code.sizebc) * 4;
-        let within = proto.checked_add(u64::from(sizept))?;
-        (end <= k && k <= within).then_some(code)
+        let (sizekgc, sizept) = (half(fields.pt_sizekgc)?, half(fields.pt_sizept)?);
+        // fs_finish in lj_parse.c, lj_bcread_proto in lj_bcread.c
+        let objects = code.bytecode + u64::from(code.sizebc) * 4;
+        let numbers = (objects + sizekgc * u64::from(fields.ref_size) - proto).next_multiple_of(8);
+        (k == proto + numbers && numbers <= sizept).then_some(code)
     }
 }
 

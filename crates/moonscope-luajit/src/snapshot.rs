@@ -8,7 +8,7 @@
 use crate::layout::GcMode;
 use crate::lua_stack::FrameKind;
 use crate::object::Function;
-use crate::trace::TraceCopy;
+use crate::trace::{Snapshot, TraceCopy};
 
 const SNAP_FRAME: u32 = 0x01_0000;
 const SNAP_CONT: u32 = 0x02_0000;
@@ -80,16 +80,19 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
     let after = snapshots.partition_point(|snapshot| u64::from(snapshot.mcofs) <= offset);
     let index = after.checked_sub(1).ok_or(NoExpansion::Inconsistent)?;
     let snapshot = snapshots.get(index).ok_or(NoExpansion::Inconsistent)?;
-    let raw = trace
-        .frames
-        .get(snapshot.frames.clone().ok_or(NoExpansion::Inconsistent)?)
-        .ok_or(NoExpansion::Inconsistent)?;
-    let is_moved = trace.base_moved_at.is_some_and(|at| offset >= u64::from(at));
-    // Behind the store to jit_base all frames are on the Lua stack, and jit_base is the innermost.
-    let raw = match is_moved {
-        true => raw.get(..1).unwrap_or(raw),
-        false => raw,
+    let stored = trace.base_stores.partition_point(|&end| u64::from(end) <= offset);
+    let stored = stored.checked_sub(1).and_then(|last| trace.base_stores.get(last));
+    let is_moved = stored.is_some_and(|&end| end > u32::from(snapshot.mcofs));
+    let frames = |snapshot: &Snapshot| trace.frames.get(snapshot.frames.clone()?);
+    let raw = match (is_moved, snapshots.get(index + 1)) {
+        (false, _) => frames(snapshot),
+        // Behind a return to a lower frame, jit_base belongs to the next snapshot. Its outermost frame is the
+        // one returned to; what it inlines may not be called yet.
+        (true, Some(next)) => frames(next).and_then(|frames| frames.get(frames.len().checked_sub(1)?..)),
+        // At the end, all frames are on the Lua stack, and jit_base is the innermost.
+        (true, None) => frames(snapshot).and_then(|frames| frames.get(..1)),
     };
+    let raw = raw.ok_or(NoExpansion::Inconsistent)?;
     Ok(Expansion {
         frames: raw.iter().map(|frame| inlined(trace, frame)).collect(),
         precision: Precision::Guard,
@@ -286,3 +289,6 @@ fn below(slot: u32, link: u64) -> Option<u32> {
     let distance = u32::try_from(link >> 3).ok().filter(|&slots| slots > 0)?;
     slot.checked_sub(distance)
 }
+
+#[cfg(test)]
+mod tests;

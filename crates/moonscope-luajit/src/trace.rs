@@ -1,48 +1,32 @@
 //! A trace, copied out of the process: its machine code's extent, its snapshots, and the functions that
 //! its frames refer to. The copy stays useful after the trace was flushed.
 
+mod base_stores;
+mod constants;
+
 use crate::layout::{GcMode, Layout, TraceFields};
 use crate::object::{Function, GCT_TRACE, ProtoCode, number, reference_at};
-use crate::snapshot::{Constants, SnapFrame, decode};
+use crate::snapshot::{SnapFrame, decode};
+use base_stores::base_stores;
+use constants::{IrConstants, REF_NIL};
 use moonscope_process::RemoteMemory;
 use rustc_hash::FxHashMap;
 use std::ops::Range;
 
-/// `REF_BIAS`: IR constants are numbered downwards from it.
-const REF_BIAS: u32 = 0x8000;
-/// `REF_NIL`: a constant that every trace has, whose opcode is `IR_KPRI`. What `IR_KGC` and `IR_KNULL`
-/// are follows from it (`IRDEF` in lj_ir.h: KPRI, KINT, KGC, KPTR, KKPTR, KNULL, KNUM, KINT64).
-const REF_NIL: u32 = REF_BIAS - 1;
-const KGC_AFTER_KPRI: u8 = 2;
-const KNULL_AFTER_KPRI: u8 = 5;
-/// Types of constants (`IRTDEF` in lj_ir.h).
-const IRT_TYPE: u8 = 0x1f;
-const IRT_PROTO: u8 = 7;
-const IRT_FUNC: u8 = 8;
-/// Types whose constants take two IR slots (`IRT_IS64`): light user data, P64, NUM, I64, U64; in GC64 nil
-/// and all objects too.
-const IS64_GC32: u32 = 1 << 3 | 1 << 9 | 1 << 14 | 1 << 21 | 1 << 22;
-const IS64_GC64: u32 = IS64_GC32 | 1 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12;
-
-/// Bytes of one IR instruction, and of one entry of a snapshot map.
-const IR_SIZE: usize = 8;
+/// Bytes of one entry of a snapshot map.
 const ENTRY_SIZE: usize = 4;
 /// Snapshots of one trace; LuaJIT's default is 500 (`JIT_P_maxsnap`). At most 192 KiB are read.
 const MAX_SNAPSHOTS: usize = 16 << 10;
-/// Entries of one snapshot map: at most 2 MiB are read.
-const MAX_ENTRIES: usize = 512 << 10;
+/// Entries of one snapshot map: at most 512 KiB are read.
+const MAX_ENTRIES: usize = 128 << 10;
 /// Frames of all snapshots of one trace: at most 1 MiB is kept.
 const MAX_FRAMES: usize = 64 << 10;
-/// Machine code of one trace: offsets of snapshots have 16 bits.
-const MAX_MCODE: u32 = 16 << 20;
+/// Machine code of one trace: offsets of snapshots have 16 bits, older builds end at the size of an area.
+const MAX_MCODE: u32 = 1 << 20;
 /// Functions and prototypes that one trace refers to: it has at most `JIT_P_maxirconst` constants, 500.
-const MAX_OBJECTS: usize = 4096;
+pub(crate) const MAX_OBJECTS: usize = 4096;
 /// Prototypes that are looked for because of a program counter that no constant covers.
 const MAX_SEARCHED: usize = 64;
-/// Bytes at the end of the machine code where `jit_base` is stored: the store (8), an addition to the stack
-/// pointer (7), a jump (6), and up to 16 no-operations.
-const TAIL: u64 = 40;
-
 /// What tells one trace from another that later has its number or its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TraceId {
@@ -104,9 +88,8 @@ pub struct TraceCopy {
     pub link: u16,
     /// Root trace of a side trace, else 0.
     pub root: u16,
-    /// From here the machine code has moved `jit_base` up to its innermost frame, to link with a trace
-    /// that starts there.
-    pub(crate) base_moved_at: Option<u32>,
+    /// Offsets behind each instruction that moves `jit_base`, ascending.
+    pub(crate) base_stores: Vec<u32>,
     /// `None`: without machine code offsets.
     pub(crate) snapshots: Option<Vec<Snapshot>>,
     pub(crate) frames: Vec<SnapFrame>,
@@ -212,13 +195,13 @@ impl TraceCopy {
             startins: header.startins,
             link: header.link,
             root: header.root,
-            base_moved_at: base_moved_at(memory, layout, g, &header.id),
+            base_stores: base_stores(memory, layout, g, &header.id),
             snapshots: None,
             frames: Vec::new(),
             functions: FxHashMap::default(),
             codes: Vec::new(),
         };
-        let constants = IrConstants::read(memory, layout.mode, &header)?;
+        let constants = IrConstants::read(memory, layout.mode, header.ir, header.nk)?;
         copy.read_snapshots(memory, layout, &header, &constants)?;
         copy.read_objects(memory, layout, &constants);
         match Header::read(memory, layout, addr) {
@@ -235,6 +218,12 @@ impl TraceCopy {
             szmcode: self.szmcode,
             startpc: self.startpc,
         }
+    }
+
+    /// What it holds in memory, in units of some 16 bytes.
+    pub(crate) fn weight(&self) -> usize {
+        let snapshots = self.snapshots.as_ref().map_or(0, Vec::len);
+        8 + self.frames.len() + 2 * self.codes.len() + 3 * self.functions.len() + 3 * snapshots
     }
 
     /// Whether this address is in its machine code.
@@ -258,8 +247,8 @@ impl TraceCopy {
         header: &Header,
         constants: &IrConstants,
     ) -> Result<(), TraceError> {
-        let size = layout.trace.as_ref().map_or(0, |at| at.snapshot_size);
-        if usize::from(size) != RawSnapshot::SIZE {
+        // without offsets in the machine code nothing tells which snapshot is meant
+        if layout.trace.and_then(|at| at.snapshot_mcofs) != Some(RawSnapshot::MCOFS) {
             return Ok(());
         }
         let mut bytes = vec![0; header.nsnap * RawSnapshot::SIZE];
@@ -345,11 +334,12 @@ struct RawSnapshot {
 
 impl RawSnapshot {
     const SIZE: usize = 12;
+    const MCOFS: u16 = 6;
 
     fn parse(bytes: &[u8]) -> Self {
         Self {
             mapofs: number::<4>(bytes, 0).unwrap_or(0) as usize,
-            mcofs: number::<2>(bytes, 6).unwrap_or(0) as u16,
+            mcofs: number::<2>(bytes, Self::MCOFS.into()).unwrap_or(0) as u16,
             nent: number::<1>(bytes, 10).unwrap_or(0) as usize,
         }
     }
@@ -380,111 +370,5 @@ fn read_map(memory: &impl RemoteMemory, addr: u64, raw: &[RawSnapshot]) -> Resul
         .collect())
 }
 
-/// The constants of a trace.
-struct IrConstants {
-    mode: GcMode,
-    /// Number of the first.
-    first: u32,
-    bytes: Vec<u8>,
-    kgc: u8,
-    /// Prototypes among them: a trace keeps alive those that it inlined.
-    protos: Vec<u64>,
-}
-
-impl IrConstants {
-    fn read(memory: &impl RemoteMemory, mode: GcMode, header: &Header) -> Result<Self, TraceError> {
-        let first = header.nk;
-        let mut bytes = vec![0; REF_BIAS.saturating_sub(first) as usize * IR_SIZE];
-        memory
-            .read_exact(
-                header.ir.wrapping_add(u64::from(first) * IR_SIZE as u64),
-                &mut bytes,
-            )
-            .map_err(|_| TraceError::Unreadable)?;
-        let mut constants = Self {
-            mode,
-            first,
-            bytes,
-            kgc: 0,
-            protos: Vec::new(),
-        };
-        let (_, kpri) = constants.kind(REF_NIL).ok_or(TraceError::NotATrace)?;
-        constants.kgc = kpri.wrapping_add(KGC_AFTER_KPRI);
-        constants.protos = constants.find_protos(kpri.wrapping_add(KNULL_AFTER_KPRI));
-        Ok(constants)
-    }
-
-    /// Walks the constants upwards, over the second slots of wide ones (as `gc_traverse_trace` does).
-    fn find_protos(&self, knull: u8) -> Vec<u64> {
-        let is64 = match self.mode {
-            GcMode::Gc64 => IS64_GC64,
-            GcMode::Gc32 => IS64_GC32,
-        };
-        let mut protos = Vec::new();
-        let mut at = self.first;
-        while at < REF_BIAS - 3 && protos.len() < MAX_OBJECTS {
-            let Some((kind, op)) = self.kind(at) else { break };
-            if kind == IRT_PROTO && op == self.kgc {
-                protos.extend(self.object(at));
-            }
-            at += 1;
-            if is64 >> kind & 1 != 0 && op != knull {
-                at += 1;
-            }
-        }
-        protos
-    }
-
-    /// Type and opcode.
-    fn kind(&self, reference: u32) -> Option<(u8, u8)> {
-        let offset = reference.checked_sub(self.first)? as usize * IR_SIZE;
-        Some((
-            self.bytes.get(offset + 4)? & IRT_TYPE,
-            *self.bytes.get(offset + 5)?,
-        ))
-    }
-
-    /// The object of a `KGC`: in its second slot, or in place of its operands.
-    fn object(&self, reference: u32) -> Option<u64> {
-        let offset = reference.checked_sub(self.first)? as usize * IR_SIZE;
-        match self.mode {
-            GcMode::Gc64 => number::<8>(&self.bytes, offset + IR_SIZE),
-            GcMode::Gc32 => number::<4>(&self.bytes, offset),
-        }
-    }
-}
-
-impl Constants for IrConstants {
-    fn word(&self, reference: u16) -> Option<u64> {
-        let offset = u32::from(reference).checked_sub(self.first)? as usize * IR_SIZE;
-        number::<8>(&self.bytes, offset + IR_SIZE)
-    }
-
-    fn function(&self, reference: u16) -> Option<u64> {
-        let reference = u32::from(reference);
-        let is_function = self.kind(reference)? == (IRT_FUNC, self.kgc);
-        is_function.then(|| self.object(reference))?
-    }
-}
-
-/// Finds the store of the base register (edx) to `jit_base` at the end of the machine code
-/// (`asm_tail_link` in lj_asm.c, `emit_setgl` in lj_emit_x86.h): `mov [r14+disp], rdx` in GC64,
-/// `mov [address], edx` in GC32. Returns the offset behind it.
-fn base_moved_at(memory: &impl RemoteMemory, layout: &Layout, g: u64, id: &TraceId) -> Option<u32> {
-    let len = TAIL.min(u64::from(id.szmcode));
-    let start = u64::from(id.szmcode) - len;
-    let mut tail = [0; TAIL as usize];
-    let tail = tail.get_mut(..len as usize)?;
-    memory.read_exact(id.mcode.checked_add(start)?, tail).ok()?;
-    let build = &layout.build;
-    let displacement = build.jit_base.wrapping_sub(build.g2disp);
-    let store = match layout.mode {
-        GcMode::Gc64 => [&[0x49, 0x89, 0x96][..], &displacement.to_le_bytes()].concat(),
-        GcMode::Gc32 => {
-            let address = u32::try_from(g).ok()?.wrapping_add(build.jit_base);
-            [&[0x89, 0x14, 0x25][..], &address.to_le_bytes()].concat()
-        }
-    };
-    let at = tail.windows(store.len()).rposition(|window| window == store)?;
-    u32::try_from(start + (at + store.len()) as u64).ok()
-}
+#[cfg(test)]
+pub(crate) mod tests;

@@ -14,8 +14,12 @@ const MAX_TRACES: usize = 1 << 16;
 /// How long a flushed trace is kept: longer than any sample waits for its names.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// Flushed traces that are kept: two full flushes of OpenResty's 8000 at some 5 KiB each are 80 MiB.
-const MAX_DEAD: usize = 16 << 10;
+/// All that is kept, in units of some 16 bytes ([`TraceCopy::weight`]): 64 MiB, which is OpenResty's 8000
+/// traces and two flushes of all of them. Beyond it the longest dead are forgotten, then new ones refused.
+const MAX_WEIGHT: usize = 4 << 20;
+
+/// Traces copied in one round, so that a round takes milliseconds.
+const MAX_COPIES: usize = 1024;
 
 /// What one round of polling did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub struct Polled {
     pub died: usize,
     /// Could not be copied: changed meanwhile (tried again next time), or beyond a bound.
     pub failed: usize,
+    /// Left for the next round: poll again soon.
+    pub postponed: usize,
 }
 
 /// Why polling did nothing.
@@ -81,8 +87,12 @@ pub struct TraceKeeper {
     live: Vec<Option<Kept>>,
     /// In the order in which they died.
     dead: VecDeque<Kept>,
-    /// Live ones: address of the code, index in `live`. Sorted.
-    by_address: Vec<(u64, usize)>,
+    /// Address of the code, and index in `live` or `dead`. Sorted.
+    live_by_address: Vec<(u64, usize)>,
+    dead_by_address: Vec<(u64, usize)>,
+    /// Bytes of the longest machine code of a dead trace.
+    longest_dead: u64,
+    weight: usize,
 }
 
 impl TraceKeeper {
@@ -95,7 +105,10 @@ impl TraceKeeper {
             references: Vec::new(),
             live: Vec::new(),
             dead: VecDeque::new(),
-            by_address: Vec::new(),
+            live_by_address: Vec::new(),
+            dead_by_address: Vec::new(),
+            longest_dead: 0,
+            weight: 0,
         }
     }
 
@@ -126,13 +139,16 @@ impl TraceKeeper {
             let is_known = known.is_some() && known == id && reference == before;
             match id {
                 Some(_) if is_known => polled.live += 1,
-                Some(id) => match self.copy(memory, reference, id) {
-                    Ok(copy) => {
+                Some(_) if polled.copied + polled.failed >= MAX_COPIES => polled.postponed += 1,
+                Some(id) => match self
+                    .copy(memory, reference, id)
+                    .is_ok_and(|copy| self.keep(index, copy))
+                {
+                    true => {
                         polled.live += 1;
                         polled.copied += 1;
-                        self.keep(index, copy);
                     }
-                    Err(_) => polled.failed += 1,
+                    false => polled.failed += 1,
                 },
                 None => {}
             }
@@ -140,22 +156,20 @@ impl TraceKeeper {
         self.references = references;
         self.last_poll = Some(now);
         self.forget(now);
-        let live = self.live.iter().enumerate();
-        self.by_address = live
-            .filter_map(|(index, kept)| Some((kept.as_ref()?.copy.mcode, index)))
-            .collect();
-        self.by_address.sort_unstable();
+        self.index();
         Ok(polled)
     }
 
     /// The trace that had machine code at this address at this time.
     pub fn find(&self, address: u64, at: Instant) -> Result<&TraceCopy, NoTrace> {
-        let after = self.by_address.partition_point(|&(mcode, _)| mcode <= address);
-        let live = after.checked_sub(1).and_then(|index| {
-            let &(_, index) = self.by_address.get(index)?;
-            self.live.get(index)?.as_ref()
-        });
-        let mut candidates = live.into_iter().chain(&self.dead).filter(|kept| {
+        let live = up_to(&self.live_by_address, address).next_back();
+        let live = live.and_then(|index| self.live.get(index)?.as_ref());
+        // Dead traces may overlap each other: all that begin near enough before the address.
+        let lowest = address.saturating_sub(self.longest_dead);
+        let skipped = self.dead_by_address.partition_point(|&(mcode, _)| mcode < lowest);
+        let near = self.dead_by_address.get(skipped..).unwrap_or_default();
+        let dead = up_to(near, address).filter_map(|index| self.dead.get(index));
+        let mut candidates = live.into_iter().chain(dead).filter(|kept| {
             kept.copy.contains(address)
                 && kept.since.is_none_or(|since| since <= at)
                 && kept.until.is_none_or(|until| at <= until)
@@ -179,8 +193,10 @@ impl TraceKeeper {
     /// the exit stubs that stand beside traces.
     pub fn areas(&self, mappings: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
         let holds = |&(start, end): &(u64, u64)| {
-            let first = self.by_address.partition_point(|&(mcode, _)| mcode < start);
-            self.by_address.get(first).is_some_and(|&(mcode, _)| mcode < end)
+            let first = self.live_by_address.partition_point(|&(mcode, _)| mcode < start);
+            self.live_by_address
+                .get(first)
+                .is_some_and(|&(mcode, _)| mcode < end)
         };
         mappings.into_iter().filter(holds).collect()
     }
@@ -233,14 +249,43 @@ impl TraceKeeper {
         }
     }
 
-    fn keep(&mut self, index: usize, copy: TraceCopy) {
-        if let Some(slot) = self.live.get_mut(index) {
-            *slot = Some(Kept {
-                copy,
-                since: self.last_poll,
-                until: None,
-            });
+    /// Keeps a copy, unless there is no room even without dead ones.
+    fn keep(&mut self, index: usize, copy: TraceCopy) -> bool {
+        let weight = copy.weight();
+        while self.weight.saturating_add(weight) > MAX_WEIGHT {
+            if !self.forget_oldest() {
+                return false;
+            }
         }
+        let Some(slot) = self.live.get_mut(index) else {
+            return false;
+        };
+        self.weight += weight;
+        *slot = Some(Kept {
+            copy,
+            since: self.last_poll,
+            until: None,
+        });
+        true
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.dead.pop_front();
+        let weight = oldest.as_ref().map_or(0, |kept| kept.copy.weight());
+        self.weight = self.weight.saturating_sub(weight);
+        oldest.is_some()
+    }
+
+    fn index(&mut self) {
+        let live = self.live.iter().enumerate();
+        let live = live.filter_map(|(index, kept)| Some((kept.as_ref()?.copy.mcode, index)));
+        self.live_by_address = live.collect();
+        self.live_by_address.sort_unstable();
+        let dead = self.dead.iter().enumerate();
+        self.dead_by_address = dead.map(|(index, kept)| (kept.copy.mcode, index)).collect();
+        self.dead_by_address.sort_unstable();
+        let lengths = self.dead.iter().map(|kept| u64::from(kept.copy.szmcode));
+        self.longest_dead = lengths.max().unwrap_or(0);
     }
 
     fn bury(&mut self, index: usize, now: Instant) {
@@ -257,8 +302,21 @@ impl TraceKeeper {
             kept.until
                 .is_some_and(|until| now.saturating_duration_since(until) > KEEP)
         };
-        while self.dead.len() > MAX_DEAD || self.dead.front().is_some_and(is_old) {
-            self.dead.pop_front();
+        while self.dead.front().is_some_and(is_old) {
+            self.forget_oldest();
         }
     }
 }
+
+/// The indexes of those that begin at or before this address.
+fn up_to(sorted: &[(u64, usize)], address: u64) -> impl DoubleEndedIterator<Item = usize> {
+    let after = sorted.partition_point(|&(mcode, _)| mcode <= address);
+    sorted
+        .get(..after)
+        .unwrap_or_default()
+        .iter()
+        .map(|&(_, index)| index)
+}
+
+#[cfg(test)]
+mod tests;
