@@ -133,7 +133,7 @@ fn a_prototype_whose_parts_lie_outside_of_it_is_refused() {
     }
 }
 
-/// Memory that shows another prototype from the third read on.
+/// Memory that shows another prototype from the fifth read on: the prototype and its name were read.
 struct Changing {
     before: BufferMemory,
     after: BufferMemory,
@@ -143,7 +143,7 @@ struct Changing {
 impl RemoteMemory for Changing {
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, ProcessError> {
         self.reads.set(self.reads.get() + 1);
-        if self.reads.get() <= 3 {
+        if self.reads.get() <= 4 {
             self.before.read(addr, buf)
         } else {
             self.after.read(addr, buf)

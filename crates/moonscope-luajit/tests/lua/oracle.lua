@@ -202,7 +202,8 @@ for command in io.lines() do
     generated = nil
     collectgarbage()
     collectgarbage()
-    generated = generate(2)
+    round = (round or 1) + 1
+    generated = generate(round)
     print("ready")
     io.flush()
   end
