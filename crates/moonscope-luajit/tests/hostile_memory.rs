@@ -226,7 +226,7 @@ fn mode() -> impl Strategy<Value = GcMode> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
     fn any_memory_can_be_asked_everything(
