@@ -282,7 +282,11 @@ fn root_names_come_from_files_that_did_not_change_since_the_process_started() {
 
 #[test]
 fn root_a_freed_prototype_is_not_taken_for_the_one_that_took_its_place() {
-    for interpreter in interpreters() {
+    let interpreters = interpreters();
+    if interpreters.is_empty() {
+        return skip("no luajit here that has jit.vmdef");
+    }
+    for interpreter in interpreters {
         // A small heap, where memory is used again soon.
         let mut oracle = Oracle::start(&interpreter, &[]);
         let (mut reused, mut recognised) = (0, 0);
