@@ -14,8 +14,8 @@ use std::collections::HashSet;
 /// `FF_C`: numbers above are built-in functions.
 const FF_C: u8 = 1;
 
-/// Tables that are looked at in one VM. Bare LuaJIT has some 15, a large gateway a thousand modules.
-const MAX_TABLES: usize = 4096;
+/// Tables that are looked at in one VM. LuaJIT has some 20 that hold functions of its library.
+const MAX_TABLES: usize = 256;
 
 /// Longest name that is compared; the longest one has 21 bytes.
 const MAX_NAME: usize = 64;
@@ -87,7 +87,7 @@ impl Builtins {
             found: vec![Found::Nothing; 256],
         };
         for table in environments(memory, mode, thread)? {
-            walk.table("", table, 2);
+            walk.table("", table);
         }
         let mut names: Vec<_> = walk.found.into_iter().map(Found::name).collect();
         fill_gaps(&mut names);
@@ -152,8 +152,9 @@ struct Walk<'a, M: ?Sized> {
 }
 
 impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
-    /// Functions of a table called `path`, and of tables in it `levels` deep.
-    fn table(&mut self, path: &str, address: u64, levels: u32) {
+    /// Functions of a table called `path`, and of tables in it whose names begin names of the library, which
+    /// bounds the depth.
+    fn table(&mut self, path: &str, address: u64) {
         if self.seen.len() >= MAX_TABLES || !self.seen.insert((address, path.to_owned())) {
             return;
         }
@@ -167,22 +168,20 @@ impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
             };
             let name = match path {
                 // `package.loaded` holds modules under their full names, `string.buffer` is called `buffer`.
-                "" | "_G" | "package.loaded" => key
+                "" | "package.loaded" => key
                     .strip_prefix("string.buffer")
                     .map_or(key.clone(), |rest| format!("buffer{rest}")),
                 _ => format!("{path}.{key}"),
             };
             match value {
                 Value::Function(function) => self.function(&name, function),
-                Value::Table(table) if levels > 0 && (path == "package.loaded" || begins_a_name(&name)) => {
-                    self.table(&name, table, levels - 1);
-                }
+                Value::Table(table) if begins_a_name(&name) => self.table(&name, table),
                 // Files: their methods are in the metatable.
                 Value::Userdata(userdata) if name == "io.stdout" => {
                     if is_object(self.memory, self.mode, userdata, gct::USERDATA)
                         && let Some(methods) = metatable(self.memory, self.mode, userdata)
                     {
-                        self.table("io.method", methods, 0);
+                        self.table("io.method", methods);
                     }
                 }
                 _ => {}

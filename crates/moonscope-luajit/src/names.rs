@@ -197,3 +197,19 @@ pub fn wall_clock(
         Duration::from_secs(start.0 / rate) + Duration::from_secs(start.0 % rate) / ticks_per_second.max(1);
     now.1.checked_sub(now.0.checked_sub(since_boot)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_on_the_wall_says_when_this_process_started() {
+        // Booted 1000 s ago, started 12.34 s after that.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5000);
+        let clocks = (Duration::from_secs(1000), now);
+        let started = wall_clock(StartTime(1234), clocks, 100).unwrap();
+        assert_eq!(started, SystemTime::UNIX_EPOCH + Duration::from_millis(4_012_340));
+        assert_eq!(wall_clock(StartTime(u64::MAX), clocks, 100), None);
+        assert_eq!(wall_clock(StartTime(100_001), clocks, 100), None, "after now");
+    }
+}

@@ -24,6 +24,10 @@ const MAX_KEPT_LINES: u64 = 1 << 20;
 /// `sizeof(GCproto)` of the larger object model.
 const HEADER: usize = 0x68;
 
+/// Bytes behind `GCstr.gct` up to the text, in the larger object model; the smaller one has 14 as well, with
+/// some of the text.
+const NAME_HEADER: usize = 14;
+
 /// `PROTO_VARARG`.
 const VARARG: u8 = 2;
 
@@ -63,14 +67,19 @@ pub enum PrototypeError {
     Memory(#[from] ProcessError),
 }
 
-/// What of a prototype never changes while it lives: the same values at the same address are the same
-/// prototype, or one that was loaded again from the same text and has the same lines.
+/// What of a prototype does not change while it lives: the same values at the same address are the same
+/// prototype, or one that was loaded again from the same text and has the same lines. (The hash of the name
+/// changes once if its chain in the table of strings grows too long; that prototype is then read again.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrototypeIdentity {
     /// Where it is.
     pub address: u64,
     /// Reference to its chunk name.
     pub chunkname: u64,
+    /// Identifier, hash and length of that string, as they stand in its header: memory of equal sizes is used
+    /// again in equal order, so that a prototype of the same shape may well come to lie at the same address
+    /// beside another name at the same address.
+    pub chunkname_header: [u8; NAME_HEADER],
     /// First line of the definition; 0 for a main chunk and for stripped bytecode, `!0` for what LuaJIT
     /// brings as bytecode.
     pub firstline: u32,
@@ -116,9 +125,14 @@ impl PrototypeIdentity {
         if header.u8(fields.gct) != gct::PROTO {
             return Err(PrototypeError::NotAPrototype { address });
         }
+        let chunkname = header.reference(fields.pt_chunkname);
+        let mut chunkname_header = [0; NAME_HEADER];
+        let behind_type = chunkname.wrapping_add(u64::from(fields.gct) + 1);
+        memory.read_exact(behind_type, &mut chunkname_header)?;
         Ok(Self {
             address,
-            chunkname: header.reference(fields.pt_chunkname),
+            chunkname,
+            chunkname_header,
             firstline: header.u32(fields.pt_firstline),
             numline: header.u32(fields.pt_numline),
             sizebc: header.u32(fields.pt_sizebc),
@@ -253,6 +267,8 @@ impl Prototype {
     pub fn still_is<M: RemoteMemory + ?Sized>(&self, memory: &M) -> Result<bool, ProcessError> {
         match PrototypeIdentity::read(memory, self.mode, self.identity.address) {
             Ok(now) => Ok(now == self.identity),
+            // What is freed may lie in memory that is gone.
+            Err(PrototypeError::Memory(ProcessError::Unreadable { .. })) => Ok(false),
             Err(PrototypeError::Memory(cause)) => Err(cause),
             Err(_) => Ok(false),
         }

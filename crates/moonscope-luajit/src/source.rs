@@ -93,3 +93,6 @@ impl SourceFile {
         same.all(|other| other.name == *name).then_some(name)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use moonscope_luajit::{
     Builtins, FunctionKind, GcMode, LuaNames, Prototype, PrototypeError, SourceFile, call_site_name,
 };
 use oracle::{Oracle, interpreters, library_files, skip};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -122,18 +122,7 @@ fn root_builtin_functions_have_the_names_of_vmdef() {
             interpreter.display(),
             truth.len()
         );
-        // Modules that were never loaded (ffi, string.buffer, jit.profile) have no functions yet.
-        let is_optional = |name: &str| {
-            ["ffi.", "buffer.", "jit.profile", "thread."]
-                .iter()
-                .any(|it| name.starts_with(it))
-        };
-        assert!(
-            unknown
-                .iter()
-                .all(|(_, name)| is_optional(name) || name.starts_with("table.")),
-            "{unknown:?}"
-        );
+        assert!(unknown.is_empty());
     });
 }
 
@@ -217,7 +206,8 @@ fn root_names_at_call_sites_are_those_of_luajit() {
         eprintln!("{}: {} call sites", interpreter.display(), oracle.calls.len());
         assert!(oracle.calls.len() >= 30);
         // Every other instruction of every function gives a name or none, and no error.
-        for truth in oracle.prototypes.iter().filter(|truth| truth.lines.len() < 2000) {
+        let short = oracle.prototypes.iter().filter(|truth| truth.lines.len() < 2000);
+        for truth in short.take(2000) {
             let caller = read(oracle, truth.address).unwrap();
             for position in 0..truth.lines.len() as u32 + 2 {
                 call_site_name(&oracle.memory, &oracle.strings, &caller, position).unwrap();
@@ -229,19 +219,17 @@ fn root_names_at_call_sites_are_those_of_luajit() {
 #[test]
 fn root_every_function_of_every_file_has_exactly_one_span_in_its_source() {
     with_each_luajit(|oracle, interpreter| {
+        let mut by_chunk: HashMap<&[u8], Vec<_>> = HashMap::new();
+        for it in &oracle.prototypes {
+            let span = (it.first_line, it.last_line, it.params, it.is_vararg);
+            by_chunk.entry(&it.chunkname).or_default().push(span);
+        }
         let (mut functions, mut files) = (0, 0);
         for file in library_files() {
             let chunkname = [b"@", file.as_os_str().as_bytes()].concat();
-            let of_file = oracle
-                .prototypes
-                .iter()
-                .filter(|truth| truth.chunkname == chunkname);
-            let mut expected: Vec<_> = of_file
-                .map(|it| (it.first_line, it.last_line, it.params, it.is_vararg))
-                .collect();
-            if expected.is_empty() {
+            let Some(mut expected) = by_chunk.remove(&chunkname[..]) else {
                 continue;
-            }
+            };
             let source = SourceFile::parse(&std::fs::read(&file).unwrap()).unwrap();
             let spans = source
                 .functions()
@@ -268,6 +256,8 @@ fn root_names_come_from_files_that_did_not_change_since_the_process_started() {
         let later = SystemTime::now() + Duration::from_secs(3600);
         let mut names = LuaNames::new(oracle.pid(), later, None);
         let mut distrustful = LuaNames::new(oracle.pid(), SystemTime::UNIX_EPOCH, None);
+        let files = library_files().into_iter();
+        let files: HashSet<_> = files.map(|file| format!("@{}", file.display())).collect();
         let (mut named, mut unnamed) = (0, 0);
         for truth in &oracle.prototypes {
             let prototype = read(oracle, truth.address).unwrap();
@@ -275,7 +265,7 @@ fn root_names_come_from_files_that_did_not_change_since_the_process_started() {
             let chunkname = String::from_utf8_lossy(&truth.chunkname);
             match name.kind {
                 FunctionKind::MainChunk => assert_eq!(name.name.as_deref(), Some("main chunk")),
-                FunctionKind::Function if chunkname.starts_with("@/usr") => {
+                FunctionKind::Function if files.contains(&*chunkname) => {
                     named += usize::from(name.name.is_some());
                     unnamed += usize::from(name.name.is_none());
                     assert_eq!(name.file, chunkname[1..]);
@@ -292,39 +282,46 @@ fn root_names_come_from_files_that_did_not_change_since_the_process_started() {
 
 #[test]
 fn root_a_freed_prototype_is_not_taken_for_the_one_that_took_its_place() {
-    with_each_luajit(|oracle, interpreter| {
-        let before: Vec<_> = oracle
-            .prototypes
-            .iter()
-            .map(|truth| read(oracle, truth.address).unwrap())
-            .collect();
-        oracle.collect();
-        let now: HashMap<_, _> = oracle
-            .prototypes
-            .iter()
-            .map(|truth| (truth.address, truth))
-            .collect();
-        let (mut reused, mut known) = (0, 0);
-        for old in &before {
-            let Some(truth) = now.get(&old.identity.address) else {
-                continue;
-            };
-            reused += 1;
-            let same_place = truth.first_line == old.identity.firstline
-                && truth.lines.len() == old.identity.sizebc as usize
-                && truth.chunkname == old.chunkname.bytes;
-            if old.still_is(&oracle.memory).unwrap() {
-                assert!(same_place, "{old:?} is {truth:?}");
-            } else {
-                known += 1;
+    let interpreters = interpreters();
+    if interpreters.is_empty() {
+        return skip("no luajit here that has jit.vmdef");
+    }
+    for interpreter in interpreters {
+        // A small heap, where memory is used again soon.
+        let mut oracle = Oracle::start(&interpreter, &[]);
+        let (mut reused, mut recognised) = (0, 0);
+        for _ in 0..8 {
+            let before: Vec<_> = oracle
+                .prototypes
+                .iter()
+                .map(|truth| read(&oracle, truth.address).unwrap())
+                .collect();
+            oracle.collect();
+            let now: HashMap<_, _> = oracle
+                .prototypes
+                .iter()
+                .map(|truth| (truth.address, truth))
+                .collect();
+            for old in &before {
+                let Some(truth) = now.get(&old.identity.address) else {
+                    continue;
+                };
+                reused += 1;
+                // Loaded from the same text under the same name, it is the same for all purposes.
+                let is_same = truth.first_line == old.identity.firstline
+                    && truth.lines.len() == old.identity.sizebc as usize
+                    && truth.chunkname == old.chunkname.bytes;
+                let seems_same = old.still_is(&oracle.memory).unwrap();
+                assert!(is_same || !seems_same, "{old:?} is {truth:?}");
+                recognised += usize::from(!seems_same);
             }
         }
         eprintln!(
-            "{}: {reused} addresses were used again, {known} recognised",
+            "{}: {reused} addresses used again, {recognised} recognised",
             interpreter.display()
         );
         assert!(reused > 0);
-    });
+    }
 }
 
 #[test]

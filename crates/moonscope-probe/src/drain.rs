@@ -437,12 +437,15 @@ impl Drain {
             .enumerate()
             .rev()
             .map(|(depth, &addr)| RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) }));
-        let lua = self.lua.get(sample.head.pid).map(|(process, functions, counts)| LuaView {
-            process,
-            functions,
-            counts,
-            at: instant_of(sample.head.time),
-        });
+        let lua = self
+            .lua
+            .get(sample.head.pid)
+            .map(|(process, functions, counts)| LuaView {
+                process,
+                functions,
+                counts,
+                at: instant_of(sample.head.time),
+            });
         let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
         cut = cut.or(spliced.cut);
         // a sample without any frame still is one

@@ -200,10 +200,10 @@ mod tests {
         paint(&mut parts, 5..12, rule(3));
         paint(&mut parts, 7..8, rule(4));
         paint(&mut parts, 30..30, rule(5));
-        let ranges: Vec<_> = parts.iter().map(|(range, rule)| (range.clone(), rule.off)).collect();
-        assert_eq!(
-            ranges,
-            [(0..5, 1), (5..7, 3), (7..8, 4), (8..12, 3), (12..20, 2)]
-        );
+        let ranges: Vec<_> = parts
+            .iter()
+            .map(|(range, rule)| (range.clone(), rule.off))
+            .collect();
+        assert_eq!(ranges, [(0..5, 1), (5..7, 3), (7..8, 4), (8..12, 3), (12..20, 2)]);
     }
 }

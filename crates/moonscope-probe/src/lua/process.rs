@@ -214,7 +214,11 @@ fn names(pid: Pid) -> LuaNames {
             u32::try_from(booted.tv_nsec).ok()?,
         );
         let ticks = rustix::param::clock_ticks_per_second();
-        wall_clock(process.start, (uptime, SystemTime::now()), u32::try_from(ticks).ok()?)
+        wall_clock(
+            process.start,
+            (uptime, SystemTime::now()),
+            u32::try_from(ticks).ok()?,
+        )
     });
     let directory: Option<PathBuf> = std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
     match started {

@@ -74,7 +74,11 @@ impl LuaProcesses {
             self.processes.remove(&pid);
             return;
         }
-        if self.processes.get(&pid).is_none_or(|known| known.builds() != builds) {
+        if self
+            .processes
+            .get(&pid)
+            .is_none_or(|known| known.builds() != builds)
+        {
             self.counts.processes += 1;
             let mut process = LuaProcess::new(pid, builds);
             process.scan();
@@ -154,8 +158,9 @@ impl LuaProcesses {
             value.count += 1;
         }
         // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(&value).cast::<u8>(), size_of_val(&value)) };
+        let bytes = unsafe {
+            std::slice::from_raw_parts(std::ptr::from_ref(&value).cast::<u8>(), size_of_val(&value))
+        };
         // no room: code without unwind information ends its walks, which is counted
         let _ = self.map.update(&pid.to_ne_bytes(), bytes, MapFlags::ANY);
     }

@@ -134,7 +134,9 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             return;
         }
         if flags & abi::MS_SEGMENT_TRACE != 0 {
-            let addr = self.last_native.map(|native| native.addr.wrapping_sub(u64::from(!native.exact)));
+            let addr = self
+                .last_native
+                .map(|native| native.addr.wrapping_sub(u64::from(!native.exact)));
             self.expansion = addr.and_then(|addr| {
                 let trace = lua.process.trace(g, addr, lua.at)?;
                 expand(trace, addr - trace.mcode).ok()
@@ -156,7 +158,12 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         let (Some(lua), Some(native)) = (&self.lua, native) else {
             return false;
         };
-        native.exact && lua.process.builds().iter().any(|build| build.code.contains(&native.addr))
+        native.exact
+            && lua
+                .process
+                .builds()
+                .iter()
+                .any(|build| build.code.contains(&native.addr))
     }
 
     fn unfold(&mut self, expansion: &Expansion) {

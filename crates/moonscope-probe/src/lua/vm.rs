@@ -73,8 +73,15 @@ impl LuaVm {
 
     /// The trace that had machine code at this address at this time. Looks for new ones if it is not known.
     pub fn trace(&mut self, memory: &impl RemoteMemory, addr: u64, at: Instant) -> Option<&TraceCopy> {
-        let is_known = self.keeper.as_ref().is_some_and(|keeper| keeper.find(addr, at).is_ok());
-        if !is_known && self.looked_at_traces.is_none_or(|last| last.elapsed() >= TRACES_REST) {
+        let is_known = self
+            .keeper
+            .as_ref()
+            .is_some_and(|keeper| keeper.find(addr, at).is_ok());
+        if !is_known
+            && self
+                .looked_at_traces
+                .is_none_or(|last| last.elapsed() >= TRACES_REST)
+        {
             self.look_at_traces(memory);
         }
         self.keeper.as_ref()?.find(addr, at).ok()

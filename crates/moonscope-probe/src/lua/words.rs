@@ -56,9 +56,7 @@ impl LuaWord {
             },
             abi::MS_LUA_FUNCTION => Self::Function {
                 proto: address,
-                at: u32::try_from(second)
-                    .ok()
-                    .filter(|&at| at != abi::MS_LUA_NO_PC),
+                at: u32::try_from(second).ok().filter(|&at| at != abi::MS_LUA_NO_PC),
             },
             abi::MS_LUA_C_FUNCTION => Self::CFunction { code: address },
             abi::MS_LUA_BUILTIN => Self::Builtin { ffid: second as u8 },

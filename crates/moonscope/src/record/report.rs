@@ -233,9 +233,18 @@ fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
         ));
     }
     for (count, what) in [
-        (lua.gaps, "samples have a gap between Lua and code without unwind information"),
-        (lua.guessed, "samples may lack the innermost Lua frame: the VM was between two states"),
-        (lua.unknown_traces, "stacks of compiled code lack inlined frames and line: the trace was not known"),
+        (
+            lua.gaps,
+            "samples have a gap between Lua and code without unwind information",
+        ),
+        (
+            lua.guessed,
+            "samples may lack the innermost Lua frame: the VM was between two states",
+        ),
+        (
+            lua.unknown_traces,
+            "stacks of compiled code lack inlined frames and line: the trace was not known",
+        ),
         (lua.unknown_functions, "Lua functions could not be read"),
     ] {
         if count > 0 {

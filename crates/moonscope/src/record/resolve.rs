@@ -44,7 +44,11 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
             ("thread", LabelValue::from(name.as_str())),
             ("tid", LabelValue::from(thread.tid)),
         ];
-        labels.extend(thread.lua.map(|state| ("lua-state", LabelValue::from(state.name()))));
+        labels.extend(
+            thread
+                .lua
+                .map(|state| ("lua-state", LabelValue::from(state.name()))),
+        );
         let labels = profile.labels(&labels);
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         profile.add(
@@ -93,17 +97,14 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
     for (index, frame) in raw.iter().enumerate() {
         match frame {
             RawFrame::Kernel(addr) => kernel.push((index, *addr)),
-            RawFrame::Lua {
-                function,
-                line,
-                code,
-            } => {
+            RawFrame::Lua { function, line, code } => {
                 if let Some(function) = recorded.lua_function(*function) {
                     named[index] = vec![profile.frame(lua(function, *line, *code))].into();
                 }
             }
             RawFrame::LuaBuiltin(name) => {
-                named[index] = vec![profile.frame(Frame::named(FrameKind::LuaBuiltin, Arc::clone(name)))].into();
+                named[index] =
+                    vec![profile.frame(Frame::named(FrameKind::LuaBuiltin, Arc::clone(name)))].into();
             }
             RawFrame::LuaUnknown => {
                 named[index] = vec![profile.frame(Frame::unknown(FrameKind::LuaInterpreted))].into();
