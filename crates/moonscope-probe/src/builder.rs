@@ -20,6 +20,8 @@ pub struct Built {
     pub table: Result<Option<Table>, ()>,
     /// Rules that no earlier build used. They continue the list of all rules.
     pub new_rules: Vec<abi::ms_rule>,
+    /// How often a rule of this table found no number: nothing is walked through code that needs it.
+    pub refused_rules: u64,
 }
 
 /// The thread and the way to it.
@@ -37,7 +39,7 @@ impl Builder {
         let (outgoing, built) = channel();
         let thread = thread::Builder::new().name("tables".into()).spawn(move || {
             let mut rules = RuleSet::new();
-            let mut sent = 0;
+            let (mut sent, mut refused) = (0, 0);
             for (id, file) in incoming {
                 let table = match file.data() {
                     Ok(data) => Table::build(&data, &mut rules).map_err(drop),
@@ -45,7 +47,14 @@ impl Builder {
                 };
                 let new_rules = rules.as_slice()[sent..].to_vec();
                 sent = rules.len();
-                if outgoing.send(Built { id, table, new_rules }).is_err() {
+                let built = Built {
+                    id,
+                    table,
+                    new_rules,
+                    refused_rules: rules.refused() - refused,
+                };
+                refused = rules.refused();
+                if outgoing.send(built).is_err() {
                     return;
                 }
             }

@@ -203,6 +203,10 @@ impl Recording {
             (tables.evicted, "unwind tables were evicted to make room"),
             (tables.unusable, "files have unreadable unwind information"),
             (
+                tables.refused_rules,
+                "unwind rules were more than can be numbered: stacks end at their code",
+            ),
+            (
                 processes.not_permitted,
                 "looks at mappings were not permitted: use sudo",
             ),
