@@ -37,6 +37,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 		return 0;	/* a thread */
 	/* the number may have belonged to a process whose end was not seen */
 	bpf_map_delete_elem(&processes, &child_pid);
+	bpf_map_delete_elem(&targets, &child_pid);
 	if (ms_follow_forks && is_target(pid))
 		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
 	else if (!bpf_map_lookup_elem(&processes, &pid))
@@ -70,7 +71,9 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (BPF_CORE_READ(task, signal, live.counter) > 0)
 		return 0;	/* other threads live on */
-	known = bpf_map_delete_elem(&processes, &pid) == 0;
+	/* user space may know of it, or be about to, though nothing is known here */
+	known = current_is_wanted(pid);
+	known |= bpf_map_delete_elem(&processes, &pid) == 0;
 	known |= bpf_map_delete_elem(&targets, &pid) == 0;
 	if (known)
 		send_event(MS_EVENT_EXIT, pid, 0, 0);
