@@ -11,17 +11,36 @@ use moonscope_process::Executable;
 use moonscope_unwind::{RuleSet, Table, abi};
 
 use crate::executables::ExecutableId;
+use crate::limits::MAX_NEW_RULES;
 
 /// A finished build.
 pub struct Built {
     /// For which file.
     pub id: ExecutableId,
-    /// The table; `Ok(None)`: the file has no unwind information; `Err`: it cannot be read.
-    pub table: Result<Option<Table>, ()>,
+    /// The table; `Ok(None)`: the file has no unwind information.
+    pub table: Result<Option<Table>, NoTable>,
     /// Rules that no earlier build used. They continue the list of all rules.
     pub new_rules: Vec<abi::ms_rule>,
-    /// How often a rule of this table found no number: nothing is walked through code that needs it.
-    pub refused_rules: u64,
+}
+
+/// Why a file has no table; it is walked through in user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTable {
+    /// Its unwind information cannot be read.
+    Unreadable,
+    /// Its rules are too many for it alone, or with those of all other files.
+    TooManyRules,
+}
+
+fn build(file: &Executable, rules: &mut RuleSet) -> Result<Option<Table>, NoTable> {
+    let (before, refused) = (rules.len(), rules.refused());
+    let data = file.data().map_err(|_| NoTable::Unreadable)?;
+    let table = Table::build(&data, rules).map_err(|_| NoTable::Unreadable);
+    if rules.refused() > refused || rules.len() > before + MAX_NEW_RULES {
+        rules.truncate(before);
+        return Err(NoTable::TooManyRules);
+    }
+    table
 }
 
 /// The thread and the way to it.
@@ -39,22 +58,12 @@ impl Builder {
         let (outgoing, built) = channel();
         let thread = thread::Builder::new().name("tables".into()).spawn(move || {
             let mut rules = RuleSet::new();
-            let (mut sent, mut refused) = (0, 0);
+            let mut sent = 0;
             for (id, file) in incoming {
-                let table = match file.data() {
-                    Ok(data) => Table::build(&data, &mut rules).map_err(drop),
-                    Err(_) => Err(()),
-                };
+                let table = build(&file, &mut rules);
                 let new_rules = rules.as_slice()[sent..].to_vec();
                 sent = rules.len();
-                let built = Built {
-                    id,
-                    table,
-                    new_rules,
-                    refused_rules: rules.refused() - refused,
-                };
-                refused = rules.refused();
-                if outgoing.send(built).is_err() {
+                if outgoing.send(Built { id, table, new_rules }).is_err() {
                     return;
                 }
             }

@@ -11,7 +11,7 @@ use moonscope_process::{Executable, ExecutableData, ExecutableKey, Mapping, Pid,
 use moonscope_unwind::{Table, UnwindData};
 use rustc_hash::FxHashMap;
 
-use crate::builder::{Builder, Built};
+use crate::builder::{Builder, Built, NoTable};
 use crate::limits::{KEEP_UNWIND_DATA, ROOM_REST};
 use crate::tables::{TableSlot, TableStore};
 
@@ -35,7 +35,7 @@ enum TableState {
     Ordered(TableSlot),
     /// In the kernel's reach, with the words it occupies.
     Loaded(TableSlot, Range<usize>),
-    /// There will be none: its unwind information cannot be read.
+    /// There will be none, see [`NoTable`].
     Refused(TableSlot),
     /// There was no room for so many words, then.
     NoRoom(TableSlot, usize, Instant),
@@ -87,8 +87,8 @@ pub struct TableCounts {
     pub no_room: u64,
     /// Files whose unwind information could not be read.
     pub unusable: u64,
-    /// Unwind rules that no number was left for: walks end at code that needs one, and say so.
-    pub refused_rules: u64,
+    /// Files with too many unwind rules, for one file or for all together.
+    pub too_many_rules: u64,
 }
 
 /// The bytes of a file, kept mapped while a walk in user space may need them.
@@ -242,7 +242,6 @@ impl Executables {
 
     fn load(&mut self, built: Built, store: &mut TableStore) {
         store.add_rules(&built.new_rules);
-        self.counts.refused_rules += built.refused_rules;
         let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else {
             return;
         };
@@ -262,8 +261,11 @@ impl Executables {
                 store.fill_without_info(slot);
                 TableState::Loaded(slot, 0..0)
             }
-            Err(()) => {
-                self.counts.unusable += 1;
+            Err(why) => {
+                match why {
+                    NoTable::Unreadable => self.counts.unusable += 1,
+                    NoTable::TooManyRules => self.counts.too_many_rules += 1,
+                }
                 TableState::Refused(slot)
             }
         };

@@ -122,6 +122,10 @@ pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs
 /// library's is there, samples are walked from stack copies.
 pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// Unwind rules that the table of one file may add to those of all. libc has 300; a file with very many would take
+/// the 65,536 numbers from all others.
+pub const MAX_NEW_RULES: usize = 1 << 13;
+
 /// The shortest time between two searches of room for what had none, for one process or one table: the table is
 /// built anew for it, which takes 100 ms for a large library.
 pub const ROOM_REST: std::time::Duration = std::time::Duration::from_secs(1);

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Program, program, root};
+use common::{Program, program, root, tool};
 use moonscope_probe::{Limits, Options, RawFrame, RawStackId, Recorded, Scope, Session, Totals};
 
 /// Room for all that these tests do.
@@ -118,6 +118,22 @@ impl Outcome {
             "{}",
             comparison.differences.join("\n")
         );
+    }
+
+    /// Samples of a process whose stack is cut.
+    fn cut(&self, pid: u32) -> u64 {
+        let stacks = &self.recorded.stacks;
+        let is_cut = |stack: RawStackId| {
+            std::iter::successors(Some(stack), |id| stacks.nodes()[id.0 as usize].0).any(|id| {
+                let frame = stacks.nodes()[id.0 as usize].1;
+                matches!(stacks.frames()[frame as usize], RawFrame::Cut(_))
+            })
+        };
+        let of_pid = stacks.counts().filter(|(_, thread, _)| thread.pid == pid);
+        of_pid
+            .filter(|(stack, ..)| is_cut(*stack))
+            .map(|(.., count)| count)
+            .sum()
     }
 
     /// Samples of a process, and how many of them have a frame in this file.
@@ -241,6 +257,61 @@ fn root_tables_out_of_use_give_their_places_to_others() {
     let tables = outcome.totals.tables;
     assert!(tables.evicted > 10, "{tables:?}");
     assert_eq!(tables.no_room, 0);
+}
+
+/// Starts any program, whose output goes nowhere.
+fn start(path: &Path, args: &[&str], preload: &str) -> Program {
+    let mut command = Command::new("sh");
+    let script = r#"echo ready; LD_PRELOAD="$1"; export LD_PRELOAD; shift; exec "$0" "$@" >/dev/null 2>&1"#;
+    Program::spawn(command.args(["-c", script]).arg(path).arg(preload).args(args))
+}
+
+/// Real programs and libraries, whose tables are of all sizes.
+#[test]
+fn root_tables_of_libraries_come_and_go_beside_one_that_stays() {
+    let Some([long, shares, large]) = programs(["shares", "shares-fp", "shares-static"]) else {
+        return;
+    };
+    let mut copies = Copies::new();
+    let (Some(openssl), Some(gzip)) = (tool("openssl"), tool("gzip")) else {
+        return;
+    };
+    let long = Program::start(&long, &["600"]);
+    let mut watched = Watched::start(Limits {
+        words: 128 << 10,
+        ..AMPLE
+    });
+    watched.add(&long);
+    for _ in 0..3 {
+        let mut visitors = vec![
+            start(&openssl, &["speed", "-seconds", "60", "sha512"], ""),
+            start(&gzip, &["-9", "-c", "/dev/zero"], ""),
+        ];
+        for library in ["libstdc++.so.6", "libm.so.6", "libz.so.1", "libcrypto.so.3"] {
+            visitors.push(start(&shares, &["60"], library));
+        }
+        // how large the libraries' tables are is not known here: these fill the room in any case
+        visitors.extend((0..4).map(|_| Program::start(&copies.of(&large), &["60"])));
+        for visitor in visitors {
+            watched.add(&visitor);
+            watched.take(150);
+            drop(visitor);
+        }
+    }
+    let outcome = watched.end();
+    let (tables, received) = (outcome.totals.tables, &outcome.totals.received);
+    assert!(tables.evicted >= 3, "{tables:?}");
+    let comparison = &received.comparison;
+    assert!(comparison.samples > received.samples() / 2);
+    // not all of OpenSSL's assembly says how to unwind it
+    assert!(
+        comparison.equal_frames as f64 >= 0.995 * comparison.frames as f64,
+        "{}",
+        comparison.differences.join("\n")
+    );
+    let (all, right) = outcome.of(long.pid(), "shares");
+    assert!(all > 500 && all == right, "{right} of {all}");
+    assert_eq!(outcome.cut(long.pid()), 0);
 }
 
 #[test]

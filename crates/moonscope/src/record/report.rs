@@ -203,8 +203,8 @@ impl Recording {
             (tables.evicted, "unwind tables were evicted to make room"),
             (tables.unusable, "files have unreadable unwind information"),
             (
-                tables.refused_rules,
-                "unwind rules were more than can be numbered: stacks end at their code",
+                tables.too_many_rules,
+                "files have too many unwind rules: their samples were walked from stack copies",
             ),
             (
                 processes.not_permitted,
