@@ -38,6 +38,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	/* the number may have belonged to a process whose end was not seen */
 	bpf_map_delete_elem(&processes, &child_pid);
 	bpf_map_delete_elem(&lua_processes, &child_pid);
+	bpf_map_delete_elem(&targets, &child_pid);
 	if (ms_follow_forks && is_target(pid))
 		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
 	else if (!bpf_map_lookup_elem(&processes, &pid))
@@ -71,7 +72,9 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 
 	if (BPF_CORE_READ(task, signal, live.counter) > 0)
 		return 0;	/* other threads live on */
-	known = bpf_map_delete_elem(&processes, &pid) == 0;
+	/* user space may know of it, or be about to, though nothing is known here */
+	known = current_is_wanted(pid);
+	known |= bpf_map_delete_elem(&processes, &pid) == 0;
 	known |= bpf_map_delete_elem(&targets, &pid) == 0;
 	bpf_map_delete_elem(&lua_processes, &pid);
 	if (known)

@@ -11,22 +11,52 @@ use moonscope_process::Executable;
 use moonscope_unwind::{RuleSet, Table, abi};
 
 use crate::executables::ExecutableId;
-use crate::lua::{LuaBuild, LuaBuilds, LuaBuildsFound};
+use crate::limits::MAX_NEW_RULES;
+use crate::lua::{LuaBuilds, LuaBuildsFound};
 
 /// A finished build.
 pub struct Built {
     /// For which file.
     pub id: ExecutableId,
-    /// The table; `Ok(None)`: the file has no unwind information; `Err`: it cannot be read.
-    pub table: Result<Option<Table>, ()>,
+    /// The table; `Ok(None)`: the file has no unwind information.
+    pub table: Result<Option<Table>, NoTable>,
     /// LuaJIT in it.
-    pub lua: Vec<LuaBuild>,
-    /// LuaJIT in it that cannot be read, and why.
-    pub lua_refused: Vec<String>,
+    pub lua: LuaBuildsFound,
     /// Rules that no earlier build used. They continue the list of all rules.
     pub new_rules: Vec<abi::ms_rule>,
     /// Layouts of LuaJIT that no earlier file had. They continue the list of all layouts.
     pub new_layouts: Vec<abi::ms_lua_layout>,
+}
+
+/// Why a file has no table; it is walked through in user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoTable {
+    /// Its unwind information cannot be read.
+    Unreadable,
+    /// Its rules are too many for it alone, or with those of all other files.
+    TooManyRules,
+}
+
+fn build(
+    file: &Executable,
+    rules: &mut RuleSet,
+    lua: &mut LuaBuilds,
+) -> Result<(Option<Table>, LuaBuildsFound), NoTable> {
+    let (before, refused, layouts) = (rules.len(), rules.refused(), lua.len());
+    let data = file.data().map_err(|_| NoTable::Unreadable)?;
+    let mut found = LuaBuildsFound::default();
+    let table = Table::build(&data, rules).map(|mut table| {
+        if let Some(table) = &mut table {
+            found = lua.add(&data, table, rules);
+        }
+        table
+    });
+    if rules.refused() > refused || rules.len() > before + MAX_NEW_RULES {
+        rules.truncate(before);
+        lua.truncate(layouts);
+        return Err(NoTable::TooManyRules);
+    }
+    Ok((table.map_err(|_| NoTable::Unreadable)?, found))
 }
 
 /// The thread and the way to it.
@@ -48,23 +78,18 @@ impl Builder {
             // the first rules are in every set
             let (mut rules_sent, mut layouts_sent) = (0, 0);
             for (id, file) in incoming {
-                let mut found = LuaBuildsFound::default();
-                let table = file.data().map_err(drop).and_then(|data| {
-                    let mut table = Table::build(&data, &mut rules).map_err(drop)?;
-                    if let Some(table) = &mut table {
-                        found = lua.add(&data, table, &mut rules);
-                    }
-                    Ok(table)
-                });
+                let (table, found) = match build(&file, &mut rules, &mut lua) {
+                    Ok((table, found)) => (Ok(table), found),
+                    Err(reason) => (Err(reason), LuaBuildsFound::default()),
+                };
                 let built = Built {
                     id,
                     table,
-                    lua: found.builds,
-                    lua_refused: found.refused,
+                    lua: found,
                     new_rules: rules.as_slice()[rules_sent..].to_vec(),
                     new_layouts: lua.layouts().skip(layouts_sent).collect(),
                 };
-                (rules_sent, layouts_sent) = (rules.len(), lua.layouts().len());
+                (rules_sent, layouts_sent) = (rules.len(), lua.len());
                 if outgoing.send(built).is_err() {
                     return;
                 }

@@ -144,13 +144,17 @@ impl Drain {
     /// begins it is known whether the mappings that it was walked with were true.
     pub fn begin(&mut self) {
         self.horizon = monotonic_now();
+        self.read_watch();
+        for record in std::mem::take(&mut self.later) {
+            self.take(record.bytes());
+        }
+    }
+
+    fn read_watch(&mut self) {
         for (at, pid, mapping) in self.watch.read() {
             if self.processes.note_mapping(pid, at, &mapping) {
                 self.outdated.insert(pid);
             }
-        }
-        for record in std::mem::take(&mut self.later) {
-            self.take(record.bytes());
         }
     }
 
@@ -216,10 +220,16 @@ impl Drain {
         self.look_for_lua();
         let waiting = std::mem::take(&mut self.waiting);
         let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
-        for record in &waiting {
-            let Some(sample) = record.sample() else { continue };
+        for sample in waiting.iter().filter_map(KeptRecord::sample) {
             let pid = sample.head.pid;
-            let failed = *scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
+            scanned.entry(pid).or_insert_with(|| self.look_again(&sample));
+        }
+        if !waiting.is_empty() {
+            // whose mappings were read: those of the program that was sampled, or of the next one?
+            self.read_watch();
+        }
+        for sample in waiting.iter().filter_map(KeptRecord::sample) {
+            let failed = scanned.get(&sample.head.pid).copied().flatten();
             self.count_late(&sample, failed);
         }
         // no sample asked for these yet: the kernel side should know before one is taken
@@ -251,14 +261,18 @@ impl Drain {
         } else {
             ENDED_EARLY
         };
-        (!self.use_what_was_seen(sample)).then_some(reason)
+        (!self.use_what_was_seen(sample, reason == ENDED_EARLY)).then_some(reason)
     }
 
-    fn use_what_was_seen(&mut self, sample: &RawSample<'_>) -> bool {
-        let pid = sample.head.pid;
-        let seen = self.watch.seen(pid).unwrap_or_default();
+    fn use_what_was_seen(&mut self, sample: &RawSample<'_>, has_ended: bool) -> bool {
+        let head = &sample.head;
+        if self.watch.executed_within(head.pid, head.time, u64::MAX) {
+            return false; // what was seen is another program's
+        }
+        let seen = self.watch.seen(head.pid).unwrap_or_default();
+        let comm = comm_text(sample);
         self.processes
-            .add_seen(pid, &comm_text(sample), &seen, &mut self.executables)
+            .add_seen(head.pid, &comm, &seen, has_ended, &mut self.executables)
     }
 
     fn notice(&mut self, event: &abi::ms_event) {
@@ -283,7 +297,7 @@ impl Drain {
             }
             _ => {
                 self.forget(event.pid, Gone::Ended);
-                self.watch.forget(event.pid);
+                self.watch.forget(event.pid, event.time);
                 self.changes.push(Change::Ended(event.pid));
             }
         }
@@ -300,7 +314,7 @@ impl Drain {
             let Some(sample) = record.sample() else { continue };
             // what was seen to be mapped before an exec is forgotten: it belongs to the next program
             let failed = *failed.get_or_insert_with(|| {
-                let known = gone == Gone::Ended && self.use_what_was_seen(&sample);
+                let known = gone == Gone::Ended && self.use_what_was_seen(&sample, true);
                 (!known).then_some(ENDED_EARLY)
             });
             self.count_late(&sample, failed);
@@ -347,7 +361,11 @@ impl Drain {
     /// Counts a sample for which the mappings were read (or `failed` to be) after it was taken.
     fn count_late(&mut self, sample: &RawSample<'_>, failed: Option<&'static str>) {
         let head = &sample.head;
-        let newest = self.processes.newest(head.pid).cloned();
+        let is_of_next = |read_at| self.watch.executed_within(head.pid, head.time, read_at);
+        let newest = match self.processes.newest_read_at(head.pid) {
+            Some(read_at) if is_of_next(read_at) => None,
+            _ => self.processes.newest(head.pid).cloned(),
+        };
         let used = self.generation_of(sample);
         let was_true = self
             .processes

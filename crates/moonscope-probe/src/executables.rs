@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moonscope_process::{Executable, ExecutableData, ExecutableKey, Mapping, Pid, ProcessError};
-use moonscope_unwind::UnwindData;
+use moonscope_unwind::{Table, UnwindData};
 use rustc_hash::FxHashMap;
 
-use crate::builder::{Builder, Built};
-use crate::limits::KEEP_UNWIND_DATA;
+use crate::builder::{Builder, Built, NoTable};
+use crate::limits::{KEEP_UNWIND_DATA, ROOM_REST};
 use crate::lua::LuaBuild;
 use crate::tables::{TableSlot, TableStore};
 
@@ -36,8 +36,10 @@ enum TableState {
     Ordered(TableSlot),
     /// In the kernel's reach, with the words it occupies.
     Loaded(TableSlot, Range<usize>),
-    /// There will be none: its unwind information cannot be read, or there is no room.
+    /// There will be none, see [`NoTable`].
     Refused(TableSlot),
+    /// There was no room for so many words, then.
+    NoRoom(TableSlot, usize, Instant),
 }
 
 struct Entry {
@@ -51,6 +53,24 @@ struct Entry {
     unwind: Option<UnwindOfFile>,
     /// LuaJIT in it, known when its table is.
     lua: Vec<LuaBuild>,
+}
+
+impl TableState {
+    /// Words that it occupies.
+    fn words(&self) -> usize {
+        match self {
+            Self::Loaded(_, words) => words.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl Entry {
+    /// Has it a place that nobody would miss?
+    fn is_evictable(&self) -> bool {
+        // one that is ordered will be filled
+        self.users == 0 && !matches!(self.table, TableState::Missing | TableState::Ordered(_))
+    }
 }
 
 struct UnwindOfFile {
@@ -70,6 +90,8 @@ pub struct TableCounts {
     pub no_room: u64,
     /// Files whose unwind information could not be read.
     pub unusable: u64,
+    /// Files with too many unwind rules, for one file or for all together.
+    pub too_many_rules: u64,
 }
 
 /// The bytes of a file, kept mapped while a walk in user space may need them.
@@ -198,23 +220,23 @@ impl Executables {
     /// The place of a file's table, which is ordered if it is not there yet; `None` if there is no place.
     pub fn table(&mut self, id: ExecutableId, store: &mut TableStore) -> Option<TableSlot> {
         match &self.entries[id.0 as usize].table {
-            TableState::Ordered(slot) | TableState::Loaded(slot, _) | TableState::Refused(slot) => {
-                return Some(*slot);
-            }
+            TableState::Ordered(slot)
+            | TableState::Loaded(slot, _)
+            | TableState::Refused(slot)
+            | TableState::NoRoom(slot, ..) => return Some(*slot),
             TableState::Missing => {}
         }
         let slot = loop {
             match store.reserve() {
                 Some(slot) => break slot,
-                None if self.evict_one(store) => {}
+                None if self.evict_one(store, |_| true) => {}
                 None => {
                     self.counts.no_room += 1;
                     return None;
                 }
             }
         };
-        self.entries[id.0 as usize].table = TableState::Ordered(slot);
-        self.builder.order(id, Arc::clone(self.file(id)));
+        self.order(id, slot);
         Some(slot)
     }
 
@@ -236,23 +258,20 @@ impl Executables {
     fn load(&mut self, built: Built, store: &mut TableStore) {
         store.add_rules(&built.new_rules);
         store.add_lua_layouts(&built.new_layouts);
-        self.lua_refused.extend(built.lua_refused);
-        self.has_new_lua |= !built.lua.is_empty();
-        self.entries[built.id.0 as usize].lua = built.lua;
+        self.lua_refused.extend(built.lua.refused);
+        self.has_new_lua |= !built.lua.builds.is_empty();
+        self.entries[built.id.0 as usize].lua = built.lua.builds;
         let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else {
             return;
         };
         let state = match built.table {
             Ok(Some(table)) => {
                 self.counts.built += 1;
-                loop {
-                    match store.fill(slot, &table) {
-                        Some(words) => break TableState::Loaded(slot, words),
-                        None if self.evict_one(store) => {}
-                        None => {
-                            self.counts.no_room += 1;
-                            break TableState::Refused(slot);
-                        }
+                match self.fill(slot, &table, store) {
+                    Some(words) => TableState::Loaded(slot, words),
+                    None => {
+                        self.counts.no_room += 1;
+                        TableState::NoRoom(slot, TableStore::words_of(&table), Instant::now())
                     }
                 }
             }
@@ -261,28 +280,88 @@ impl Executables {
                 store.fill_without_info(slot);
                 TableState::Loaded(slot, 0..0)
             }
-            Err(()) => {
-                self.counts.unusable += 1;
+            Err(why) => {
+                match why {
+                    NoTable::Unreadable => self.counts.unusable += 1,
+                    NoTable::TooManyRules => self.counts.too_many_rules += 1,
+                }
                 TableState::Refused(slot)
             }
         };
         self.entries[built.id.0 as usize].table = state;
     }
 
-    /// Unloads the table that has been out of use for longest.
-    fn evict_one(&mut self, store: &mut TableStore) -> bool {
+    /// Fills a place, and evicts what must be for that; nothing if that would not be enough.
+    fn fill(&mut self, slot: TableSlot, table: &Table, store: &mut TableStore) -> Option<Range<usize>> {
+        let wanted = TableStore::words_of(table);
+        if wanted > store.free_words() + self.evictable_words() {
+            return None;
+        }
+        let has_words = |entry: &Entry| entry.table.words() > 0;
+        // each try may wait for a grace period: only when it can succeed
+        while store.free_words() < wanted && self.evict_one(store, has_words) {}
+        loop {
+            match store.fill(slot, table) {
+                Some(words) => return Some(words),
+                None if self.evict_one(store, has_words) => {}
+                None => return None,
+            }
+        }
+    }
+
+    fn evictable_words(&self) -> usize {
+        self.entries
+            .iter()
+            .filter(|entry| entry.is_evictable())
+            .map(|entry| entry.table.words())
+            .sum()
+    }
+
+    /// Takes the place from the file that has been out of use for longest.
+    fn evict_one(&mut self, store: &mut TableStore, serves: impl Fn(&Entry) -> bool) -> bool {
         let oldest = self
             .entries
             .iter_mut()
-            .filter(|entry| entry.users == 0 && matches!(entry.table, TableState::Loaded(..)))
+            .filter(|entry| entry.is_evictable() && serves(entry))
             .min_by_key(|entry| entry.unused_since);
         let Some(entry) = oldest else { return false };
-        if let TableState::Loaded(slot, words) = std::mem::replace(&mut entry.table, TableState::Missing) {
-            store.release(slot, words);
+        match std::mem::replace(&mut entry.table, TableState::Missing) {
+            TableState::Loaded(slot, words) => store.release(slot, words),
+            TableState::Refused(slot) | TableState::NoRoom(slot, ..) => store.release(slot, 0..0),
+            TableState::Missing | TableState::Ordered(_) => return false,
         }
         entry.unwind = None;
         self.counts.evicted += 1;
         true
+    }
+
+    /// Orders the tables of these files that there was no room for, if there may be some now. Says whether a
+    /// file that has no place for a table may get one.
+    pub fn look_for_room(
+        &mut self,
+        files: impl Iterator<Item = ExecutableId>,
+        store: &mut TableStore,
+    ) -> bool {
+        let words = store.free_words() + self.evictable_words();
+        let has_slot = store.free_slots() > 0 || self.entries.iter().any(Entry::is_evictable);
+        let mut may_get_slot = false;
+        for id in files {
+            match self.entries[id.0 as usize].table {
+                TableState::Missing => may_get_slot |= has_slot,
+                TableState::NoRoom(slot, wanted, tried)
+                    if wanted <= words && tried.elapsed() >= ROOM_REST =>
+                {
+                    self.order(id, slot);
+                }
+                _ => {}
+            }
+        }
+        may_get_slot
+    }
+
+    fn order(&mut self, id: ExecutableId, slot: TableSlot) {
+        self.entries[id.0 as usize].table = TableState::Ordered(slot);
+        self.builder.order(id, Arc::clone(self.file(id)));
     }
 
     /// What a walk in user space needs of the file.

@@ -7,6 +7,12 @@ use moonscope_luajit::ScanBudget;
 use moonscope_unwind::abi;
 
 /// Sizes of maps and arrays. Arrays are allocated in full by the kernel when the object is loaded.
+///
+/// What does not fit costs time and no samples: they are walked in user space, and [`TableCounts`] and
+/// [`ProcessCounts`] tell. Sizes that cannot be are made into the next larger one that can.
+///
+/// [`TableCounts`]: crate::TableCounts
+/// [`ProcessCounts`]: crate::ProcessCounts
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Words of all unwind tables together, a power of two; 4 bytes each. One row is one word.
@@ -60,7 +66,26 @@ impl Limits {
         }
         limits
     }
+
+    /// The next sizes that the object can have: `bpf/maps.h` has the smallest, and masks want powers of two.
+    pub(crate) fn possible(self) -> Self {
+        let at_least = |wanted: usize, least: u32| wanted.max(least as usize).next_power_of_two();
+        let page = rustix::param::page_size() as u32;
+        Self {
+            words: at_least(self.words, SMALLEST_WORDS),
+            tables: at_least(self.tables, SMALLEST_LIST),
+            mappings: at_least(self.mappings, SMALLEST_LIST),
+            processes: self.processes.max(1),
+            targets: self.targets.max(1),
+            ring_bytes: self.ring_bytes.max(page).next_power_of_two(),
+        }
+    }
 }
+
+/// `MS_WORDS_MIN` of `bpf/maps.h`.
+const SMALLEST_WORDS: u32 = 1024;
+/// `MS_TABLES_MIN` and `MS_MAPPINGS_MIN` of `bpf/maps.h`.
+const SMALLEST_LIST: u32 = 64;
 
 /// Does the kernel take an array whose single value has so many bytes? Tried, because the limit was lifted
 /// in stable kernels too.
@@ -97,6 +122,14 @@ pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs
 /// How long the first tick waits for unwind tables. Those of most programs take 10 ms; until a large
 /// library's is there, samples are walked from stack copies.
 pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Unwind rules that the table of one file may add to those of all. libc has 300; a file with very many would take
+/// the 65,536 numbers from all others.
+pub const MAX_NEW_RULES: usize = 1 << 13;
+
+/// The shortest time between two searches of room for what had none, for one process or one table: the table is
+/// built anew for it, which takes 100 ms for a large library.
+pub const ROOM_REST: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The shortest time between two looks at new mappings, apart from those that samples ask for: at most 500
 /// a second, which cost some 10 microseconds each.

@@ -6,7 +6,7 @@
 //! the mapping can run, close both gaps. They can get lost, and that is counted; `/proc/PID/maps` is the
 //! truth for all else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,6 +20,8 @@ const RING_PAGES: usize = 64;
 const REMEMBERED_MAPPINGS: usize = 256;
 /// Processes of which mappings are remembered; the oldest knowledge goes first.
 const REMEMBERED_PROCESSES: usize = 4096;
+/// Execs remembered of a process. Those between a sample and the look at its process matter: some milliseconds.
+const REMEMBERED_EXECS: usize = 16;
 
 const RECORD_LOST: u32 = 2;
 const RECORD_COMM: u32 = 3;
@@ -41,6 +43,8 @@ pub struct MmapWatch {
 #[derive(Default)]
 struct Remembered {
     mappings: Vec<Mapping>,
+    /// When it began to run another program; the last ones.
+    execs: VecDeque<u64>,
     last: u64,
 }
 
@@ -92,7 +96,11 @@ impl MmapWatch {
             let remembered = self.remembered.entry(pid).or_default();
             remembered.last = time;
             match said {
-                Said::Executed => remembered.mappings.clear(),
+                Said::Executed => {
+                    remembered.mappings.clear();
+                    remembered.execs.truncate(REMEMBERED_EXECS - 1);
+                    remembered.execs.push_front(time);
+                }
                 Said::Mapped(mapping) => {
                     changed.push((time, pid, mapping.clone()));
                     // what was there before is gone
@@ -131,9 +139,21 @@ impl MmapWatch {
         Some(mappings).filter(|mappings| !mappings.is_empty())
     }
 
-    /// The process ended.
-    pub fn forget(&mut self, pid: Pid) {
-        self.remembered.remove(&pid);
+    /// Did this pid begin to run another program in this time? The kernel says so before anything of the new one
+    /// is mapped (`begin_new_exec`, fs/exec.c), so what is known after a look at its mappings and a call of
+    /// [`MmapWatch::read`] is all there is to know.
+    pub fn executed_within(&self, pid: Pid, after: u64, until: u64) -> bool {
+        let within = |&at: &u64| after < at && at <= until;
+        self.remembered
+            .get(&pid)
+            .is_some_and(|one| one.execs.iter().any(within))
+    }
+
+    /// The process ended at this time; what came after is another one's.
+    pub fn forget(&mut self, pid: Pid, at: u64) {
+        if self.remembered.get(&pid).is_some_and(|one| one.last <= at) {
+            self.remembered.remove(&pid);
+        }
     }
 }
 

@@ -1,20 +1,18 @@
-//! What is known of each process: its executable mappings, here and in the kernel's reach.
+//! What is known of each process: its program, and its executable mappings at several moments.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use moonscope_process::{Mapping, Pid, Process, ProcessError, StartTime, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
-use crate::error::ProbeError;
 use crate::executables::Executables;
 use crate::generation::{CodeMapping, Generation, code_mappings, exec_vm, seen_mapping};
-use crate::limits::{KEPT_GENERATIONS, Limits};
-use crate::shared_array::SharedArray;
-use crate::slices::Slices;
+use crate::limits::{KEPT_GENERATIONS, ROOM_REST};
+use crate::published::Published;
 use crate::tables::TableStore;
 
 /// A process of a recording: one program run by one pid. After an exec, or when the pid is used again,
@@ -35,7 +33,12 @@ struct Known {
     id: ProcessId,
     /// `None` until it was looked at itself.
     start: Option<StartTime>,
+    /// It was gone when it was looked at.
+    has_ended: bool,
+    /// Of the array of mappings; empty if there was no room.
     slice: Range<usize>,
+    /// When room was looked for, for the slice and for tables.
+    placed_at: Instant,
     exec_vm: u64,
     /// Newest first. Samples on their way may have used an older one.
     generations: VecDeque<Kept>,
@@ -55,6 +58,7 @@ struct Kept {
 struct Found {
     comm: Arc<str>,
     start: Option<StartTime>,
+    has_ended: bool,
     exec_vm: u64,
     read_at: u64,
     mappings: Vec<CodeMapping>,
@@ -85,9 +89,7 @@ pub struct ProcessCounts {
 
 /// All known processes.
 pub struct Processes {
-    map: MapHandle,
-    array: SharedArray<abi::ms_mapping>,
-    slices: Slices,
+    published: Published,
     known: FxHashMap<Pid, Known>,
     infos: Vec<ProcessInfo>,
     last_generation: u64,
@@ -98,18 +100,16 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// Takes the map `processes` and the array `ms_mappings` of a loaded object, which must outlive it.
-    pub fn new(map: MapHandle, object: &libbpf_rs::Object, limits: &Limits) -> Result<Self, ProbeError> {
-        Ok(Self {
-            map,
-            array: SharedArray::of_section(object, ".bss.mappings")?,
-            slices: Slices::new(limits.mappings),
+    /// None known yet.
+    pub fn new(published: Published) -> Self {
+        Self {
+            published,
             known: FxHashMap::default(),
             infos: Vec::new(),
             last_generation: 0,
             changed: Vec::new(),
             counts: ProcessCounts::default(),
-        })
+        }
     }
 
     /// How many processes are known now.
@@ -155,12 +155,9 @@ impl Processes {
     /// A sample says that `mm->exec_vm` is not what the mappings add up to, and reading them anew changed
     /// nothing: what the kernel counts is taken for them, so that not every sample asks again.
     pub fn learn_exec_vm(&mut self, pid: Pid, counted: u64) {
-        let Some(known) = self.known.get_mut(&pid) else {
-            return;
-        };
-        known.exec_vm = counted;
-        if let Some(known) = self.known.get(&pid) {
-            self.publish(pid, known);
+        if let Some(known) = self.known.get_mut(&pid) {
+            known.exec_vm = counted;
+            tell(&self.published, pid, known);
         }
     }
 
@@ -195,19 +192,26 @@ impl Processes {
             .is_some_and(|newest| newest.changed_at.is_some())
     }
 
-    /// The process ended or runs another program now; the kernel side already forgot it.
+    /// When the newest mappings of a process were read.
+    pub fn newest_read_at(&self, pid: Pid) -> Option<u64> {
+        Some(self.known.get(&pid)?.generations.front()?.confirmed_at)
+    }
+
+    /// The process ended or runs another program now.
     pub fn forget(&mut self, pid: Pid, executables: &mut Executables) {
-        if let Some(mut known) = self.known.remove(&pid) {
-            self.release(&mut known, executables);
+        if let Some(known) = self.known.remove(&pid) {
+            // The kernel side forgot it when that happened. But it may have been told of the process after that.
+            self.published.withdraw(pid);
+            self.release(&known, executables);
         }
     }
 
-    /// Gives back what was in use for the newest mappings.
-    fn release(&mut self, known: &mut Known, executables: &mut Executables) {
+    /// Gives back what was in use for the newest mappings; the kernel side must no longer be led to them.
+    fn release(&mut self, known: &Known, executables: &mut Executables) {
         for executable in known.newest().into_iter().flat_map(|newest| newest.executables()) {
             executables.remove_user(executable);
         }
-        self.slices.give(std::mem::take(&mut known.slice));
+        self.published.give(known.slice.clone());
     }
 
     /// Reads the mappings of a process, loads the tables they need and tells the kernel side.
@@ -238,30 +242,33 @@ impl Processes {
         let maps = read_maps(pid)?;
         let (mappings, not_opened) = code_mappings(pid, &maps, executables);
         self.counts.files_not_opened += not_opened;
-        let is_other = |known: &Known| known.start.is_some_and(|start| start != process.start);
+        let is_other =
+            |known: &Known| known.has_ended || known.start.is_some_and(|start| start != process.start);
         if self.known.get(&pid).is_some_and(is_other) {
             self.forget(pid, executables);
         }
         let found = Found {
             comm: process.comm.as_str().into(),
             start: Some(process.start),
+            has_ended: false,
             exec_vm: exec_vm(&maps),
             read_at,
             mappings,
         };
-        if !self.confirm(pid, &found) {
+        if !self.confirm(pid, &found, executables, store) {
             self.replace(pid, found, executables, Some(store));
         }
         Ok(())
     }
 
     /// A process that ended, or whose mappings we may not read: adds what it was seen to map to what is
-    /// known of it. Says whether anything is known now.
+    /// known of it. Says whether anything is known now. The kernel side does not use this.
     pub fn add_seen(
         &mut self,
         pid: Pid,
         comm: &str,
         seen: &[Mapping],
+        has_ended: bool,
         executables: &mut Executables,
     ) -> bool {
         let stays = |old: &&CodeMapping| !seen.iter().any(|new| old.start < new.end && new.start < old.end);
@@ -279,6 +286,7 @@ impl Processes {
         let found = Found {
             comm: comm.into(),
             start: self.known.get(&pid).and_then(|known| known.start),
+            has_ended,
             exec_vm: 0,
             read_at: monotonic_now(),
             mappings,
@@ -305,6 +313,7 @@ impl Processes {
         let found = Found {
             comm: Arc::clone(&self.infos[newest.process.0 as usize].comm),
             start: None,
+            has_ended: false,
             exec_vm: known.exec_vm,
             read_at: monotonic_now(),
             mappings: newest.mappings.clone(),
@@ -314,8 +323,15 @@ impl Processes {
         true
     }
 
-    /// If nothing but generated code came or went, what the walk uses stays as it is.
-    fn confirm(&mut self, pid: Pid, found: &Found) -> bool {
+    /// If nothing but generated code came or went, what the walk uses stays as it is. Not if something had no
+    /// room and there is some now.
+    fn confirm(
+        &mut self,
+        pid: Pid,
+        found: &Found,
+        executables: &mut Executables,
+        store: &mut TableStore,
+    ) -> bool {
         let Some(known) = self.known.get_mut(&pid) else {
             return false;
         };
@@ -327,11 +343,18 @@ impl Processes {
         }
         newest.confirmed_at = found.read_at;
         newest.changed_at = newest.changed_at.filter(|&changed| changed > found.read_at);
+        let newest = Arc::clone(&newest.generation);
         known.start = found.start;
         known.exec_vm = found.exec_vm;
-        if let Some(known) = self.known.get(&pid) {
-            self.publish(pid, known);
+        if known.placed_at.elapsed() >= ROOM_REST {
+            known.placed_at = Instant::now();
+            let wanted = newest.mappings.len();
+            let may_have_slice = known.slice.len() < wanted && self.published.room() >= wanted;
+            if executables.look_for_room(newest.executables(), store) || may_have_slice {
+                return false;
+            }
         }
+        tell(&self.published, pid, known);
         true
     }
 
@@ -369,18 +392,22 @@ impl Processes {
         let mut known = Known {
             id: process,
             start: found.start,
+            has_ended: found.has_ended,
             slice,
+            placed_at: Instant::now(),
             exec_vm: found.exec_vm,
             generations: VecDeque::from([newest]),
         };
-        if is_visible {
-            self.publish(pid, &known);
+        if !is_visible {
+            self.published.withdraw(pid);
+        } else if !tell(&self.published, pid, &known) {
+            self.counts.no_room += 1;
         }
-        if let Some(mut old) = old {
+        if let Some(old) = old {
             known
                 .generations
                 .extend(old.generations.iter().take(KEPT_GENERATIONS - 1).cloned());
-            self.release(&mut old, executables);
+            self.release(&old, executables);
         }
         self.known.insert(pid, known);
     }
@@ -421,40 +448,18 @@ impl Processes {
                 }
             })
             .collect();
-        match self.slices.take(lines.len()) {
-            Some(slice) => {
-                self.array.write(slice.start, &lines);
-                slice
-            }
-            None => {
-                self.counts.no_room += 1;
-                0..0
-            }
-        }
+        self.published.write(&lines).unwrap_or_else(|| {
+            self.counts.no_room += 1;
+            0..0
+        })
     }
+}
 
-    fn publish(&self, pid: Pid, known: &Known) {
-        let Some(newest) = known.newest() else { return };
-        let has_room = known.slice.len() == newest.mappings.len();
-        let process = abi::ms_process {
-            first: known.slice.start as u32,
-            count: known.slice.len() as u32,
-            generation: newest.number,
-            exec_vm: known.exec_vm,
-            state: if has_room {
-                abi::MS_PROCESS_READY
-            } else {
-                abi::MS_PROCESS_NEW
-            },
-            unused: 0,
-        };
-        // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
-        let value = unsafe {
-            std::slice::from_raw_parts(std::ptr::from_ref(&process).cast::<u8>(), size_of_val(&process))
-        };
-        // no room: each sample of the process is walked from its stack copy, which is counted
-        let _ = self.map.update(&pid.to_ne_bytes(), value, MapFlags::ANY);
-    }
+/// Tells the kernel side of the newest mappings of a process; says whether there was room.
+fn tell(published: &Published, pid: Pid, known: &Known) -> bool {
+    known
+        .newest()
+        .is_none_or(|newest| published.tell(pid, newest, &known.slice, known.exec_vm))
 }
 
 /// The clock of samples and of perf records.

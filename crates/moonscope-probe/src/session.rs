@@ -22,6 +22,7 @@ use crate::lua::{LuaCounts, LuaFunction, LuaFunctionId, LuaProcesses};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
 use crate::processes::{ProcessCounts, ProcessId, ProcessInfo, Processes};
+use crate::published::Published;
 use crate::shared_array::SharedArray;
 use crate::stacks::RawStacks;
 use crate::statistics::{RunTime, StatsSwitch};
@@ -68,6 +69,8 @@ pub struct Options {
     pub always_copy_stack: bool,
     /// Use this walker loop only (tests).
     pub force_loop: Option<WalkLoop>,
+    /// Sizes of the kernel side; `None`: those that suit the scope, see [`Limits::new`].
+    pub limits: Option<Limits>,
 }
 
 /// Ticks by what became of them in the kernel.
@@ -126,7 +129,10 @@ impl Session {
     /// Loads and attaches everything and reads the mappings of the processes that are there; the clock
     /// stands still until [`Session::start`].
     pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
-        let limits = Limits::new(matches!(options.scope, Scope::All));
+        let limits = options.limits.map_or_else(
+            || Limits::new(matches!(options.scope, Scope::All)),
+            Limits::possible,
+        );
         // The rate may be refused, and that needs no loaded object.
         let cpus = online_cpus().map_err(|source| ProbeError::Io {
             what: "cannot list the online CPUs",
@@ -146,7 +152,8 @@ impl Session {
         };
         let all = object.skel.object();
         let tables = TableStore::new(all, &limits)?;
-        let processes = Processes::new(handle(&object.skel.maps.processes, "processes")?, all, &limits)?;
+        let processes = handle(&object.skel.maps.processes, "processes")?;
+        let processes = Processes::new(Published::new(processes, all, &limits)?);
         let counters = SharedArray::of_section(all, ".bss.counters")?;
         let maps = &object.skel.maps;
         let executables = Executables::new().map_err(|source| ProbeError::Io {
@@ -226,8 +233,9 @@ impl Session {
         self.live.insert(pid);
         let _ = self.drain.borrow_mut().scan(pid);
         if has_ended(pid) {
-            // before its end was watched for: no event will tell
+            // before it was a target, perhaps: then no event told, and whoever gets this pid would be one
             self.live.remove(&pid);
+            let _ = self.targets.delete(&pid.to_ne_bytes());
         }
         Ok(())
     }

@@ -14,6 +14,8 @@ pub struct Slices {
     /// Start and length of each free part; neighbours are merged.
     free: BTreeMap<usize, usize>,
     resting: Vec<Range<usize>>,
+    /// Elements that are free or rest.
+    room: usize,
 }
 
 impl Slices {
@@ -22,13 +24,22 @@ impl Slices {
         Self {
             free: BTreeMap::from([(0, len)]),
             resting: Vec::new(),
+            room: len,
         }
+    }
+
+    /// Elements that nobody owns, side by side or not.
+    pub fn room(&self) -> usize {
+        self.room
     }
 
     /// A part of `len` elements, or `None` if no free part is large enough.
     pub fn take(&mut self, len: usize) -> Option<Range<usize>> {
         if len == 0 {
             return Some(0..0);
+        }
+        if len > self.room {
+            return None;
         }
         self.take_free(len).or_else(|| {
             if self.wake_resting() {
@@ -42,12 +53,14 @@ impl Slices {
     /// Gives a part back.
     pub fn give(&mut self, part: Range<usize>) {
         if !part.is_empty() {
+            self.room += part.len();
             self.resting.push(part);
         }
     }
 
     fn take_free(&mut self, len: usize) -> Option<Range<usize>> {
         let (&start, &free) = self.free.iter().find(|(_, free)| **free >= len)?;
+        self.room -= len;
         self.free.remove(&start);
         if free > len {
             self.free.insert(start + len, free - len);
@@ -90,11 +103,22 @@ mod tests {
     fn parts_given_back_can_be_taken_again_as_one() {
         let mut slices = Slices::new(10);
         let parts: Vec<_> = (0..5).map(|_| slices.take(2).unwrap()).collect();
-        assert_eq!(slices.take(1), None);
+        assert_eq!((slices.take(1), slices.room()), (None, 0));
         for part in parts.into_iter().rev() {
             slices.give(part);
         }
+        assert_eq!(slices.room(), 10);
         assert_eq!(slices.take(10), Some(0..10));
+    }
+
+    #[test]
+    fn a_part_given_back_is_the_last_to_be_given_out() {
+        let mut slices = Slices::new(3);
+        let first = slices.take(1).unwrap();
+        slices.give(first.clone());
+        // a walk may still read it: what nobody read comes first, though it lies behind
+        assert_eq!((slices.take(1), slices.take(1)), (Some(1..2), Some(2..3)));
+        assert_eq!(slices.take(1), Some(first));
     }
 
     #[test]

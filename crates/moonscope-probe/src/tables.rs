@@ -22,9 +22,9 @@ pub struct TableStore {
     table_array: SharedArray<abi::ms_table>,
     layouts: usize,
     layout_array: SharedArray<abi::ms_lua_layout>,
+    all_words: usize,
     words: Slices,
     slots: Slices,
-    used_words: usize,
 }
 
 impl TableStore {
@@ -39,13 +39,28 @@ impl TableStore {
             layout_array: SharedArray::of_section(object, ".bss.layouts")?,
             words: Slices::new(limits.words),
             slots: Slices::new(limits.tables),
-            used_words: 0,
+            all_words: limits.words,
         })
     }
 
     /// Bytes of rows and pages in use.
     pub fn used_bytes(&self) -> usize {
-        self.used_words * 4
+        (self.all_words - self.words.room()) * 4
+    }
+
+    /// Words that no table uses, side by side or not.
+    pub fn free_words(&self) -> usize {
+        self.words.room()
+    }
+
+    /// Places that no file has.
+    pub fn free_slots(&self) -> usize {
+        self.slots.room()
+    }
+
+    /// Words that a table takes.
+    pub fn words_of(table: &Table) -> usize {
+        table.pages.len() + table.rows.len()
     }
 
     /// Appends rules; their numbers are never given back.
@@ -76,7 +91,7 @@ impl TableStore {
     /// Fills a reserved place, whose rules were added before. `None` if the words do not fit; else what
     /// [`TableStore::release`] wants to know.
     pub fn fill(&mut self, slot: TableSlot, table: &Table) -> Option<Range<usize>> {
-        let words = self.words.take(table.pages.len() + table.rows.len())?;
+        let words = self.words.take(Self::words_of(table))?;
         let rows_at = words.start + table.pages.len();
         self.word_array.write(words.start, &table.pages);
         self.word_array.write(rows_at, &table.rows);
@@ -93,7 +108,6 @@ impl TableStore {
         self.table_array.write(slot.0 as usize, &[filled]);
         filled.state = abi::MS_TABLE_ROWS;
         self.table_array.write(slot.0 as usize, &[filled]);
-        self.used_words += words.len();
         Some(words)
     }
 
@@ -116,7 +130,6 @@ impl TableStore {
                 ..Default::default()
             }],
         );
-        self.used_words -= words.len();
         self.words.give(words);
         self.slots.give(slot..slot + 1);
     }

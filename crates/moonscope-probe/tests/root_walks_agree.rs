@@ -35,6 +35,7 @@ fn compare(pids: impl IntoIterator<Item = u32>, walk_loop: WalkLoop) -> Comparis
         measure_cost: false,
         always_copy_stack: true,
         force_loop: Some(walk_loop),
+        limits: None,
     };
     let mut session = Session::prepare(&options).unwrap();
     session.start().unwrap();

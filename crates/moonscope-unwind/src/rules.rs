@@ -97,6 +97,14 @@ impl RuleSet {
         self.rules.len() <= abi::MS_FIRST_FREE_RULE as usize
     }
 
+    /// Takes back the rules from this number on: no table that is kept uses them.
+    pub fn truncate(&mut self, len: usize) {
+        let from = len.max(abi::MS_FIRST_FREE_RULE as usize).min(self.rules.len());
+        for rule in self.rules.drain(from..) {
+            self.numbers.remove(&rule);
+        }
+    }
+
     /// How often a rule found no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -154,6 +162,19 @@ mod tests {
         assert_eq!(set.intern(rule(16)), fixed::UNSUPPORTED);
         assert_eq!(set.intern(rule(8)), known);
         assert_eq!(set.refused(), 2);
+    }
+
+    #[test]
+    fn rules_taken_back_leave_the_others_as_they_were() {
+        let mut set = RuleSet::with_capacity(5);
+        let kept = set.intern(rule(8));
+        let taken = set.intern(rule(16));
+        set.truncate(4);
+        assert_eq!((set.len(), set.intern(rule(8))), (4, kept));
+        assert_eq!((set.intern(rule(24)), set.refused()), (taken, 0));
+        // those that the C header names stay
+        set.truncate(0);
+        assert_eq!(set.len(), 3);
     }
 
     #[test]

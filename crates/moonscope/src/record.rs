@@ -271,6 +271,7 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
             LoopArg::BpfLoop => WalkLoop::BpfLoop,
             LoopArg::PlainLoop => WalkLoop::PlainLoop,
         }),
+        limits: None,
     }
 }
 

@@ -57,6 +57,16 @@ impl LuaBuilds {
         found
     }
 
+    /// How many layouts there are.
+    pub fn len(&self) -> usize {
+        self.layouts.len()
+    }
+
+    /// Forgets all but the first layouts.
+    pub fn truncate(&mut self, len: usize) {
+        self.layouts.truncate(len);
+    }
+
     /// Layouts as the kernel side wants them, by number.
     pub fn layouts(&self) -> impl ExactSizeIterator<Item = abi::ms_lua_layout> {
         self.layouts.iter().map(|(_, layout)| *layout)

@@ -204,6 +204,10 @@ impl Recording {
             (tables.evicted, "unwind tables were evicted to make room"),
             (tables.unusable, "files have unreadable unwind information"),
             (
+                tables.too_many_rules,
+                "files have too many unwind rules: their samples were walked from stack copies",
+            ),
+            (
                 processes.not_permitted,
                 "looks at mappings were not permitted: use sudo",
             ),
