@@ -24,8 +24,8 @@ end
 
 case.ready()
 while case.running() do
-    local first = case.part(0.3)
-    parent(first, case.part(0.7)) -- @start
+    local whole, now = case.part(1), clock()
+    parent(now + 0.3 * (whole - now), whole) -- @start
     case.account("parent")
 end
 case.finish()

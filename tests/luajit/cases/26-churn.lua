@@ -18,7 +18,8 @@ for number, from, text in source:gmatch "%-%- pair (%d+)()\n(.-)\n%-%- end" do
 end
 
 local function fresh(number)
-    return assert(loadstring(pairs_of_functions[number], "@" .. path))() -- @fresh
+    local run = assert(loadstring(pairs_of_functions[number], "@" .. path))() -- @fresh
+    return run
 end
 
 local turn = 0

@@ -26,10 +26,10 @@ end
 
 case.ready()
 -- whichever of the two does not serve to observe this program
-if case.observer ~= "hook" then
+if case.observed_by ~= "hook" then
     debug.sethook(on_count, "", 1000)
 end
-if case.observer ~= "profile" then
+if case.observed_by ~= "profile" then
     require("jit.profile").start("li1", on_sample)
 end
 while case.running() do

@@ -50,37 +50,50 @@ end
 -- ---- rounds ---------------------------------------------------------------------------------------------------------
 
 local seconds = tonumber(arg[1]) or 10
-local wall_end, cpu_start, round_end, last
+local wall_end, cpu_start, last, length
 local used, order = {}, {}
 local state = 88172645
 
-local function round_length()
-    state = (state * 1103515245 + 12345) % 2147483648
-    return 0.007 + 0.006 * state / 2147483648
-end
+-- The parts of a round, by their order: when the one that runs should end, and by how much each has been longer than it
+-- should. What it owes is taken from its next turns. (Deadlines of one part must not depend on another's: when the
+-- processor is given to others, a CPU clock can jump by many rounds.)
+local part, planned_end
+local owed = {}
 
-local length
+local function end_of_part(now)
+    if planned_end then
+        owed[part] = owed[part] + (now - planned_end)
+        planned_end = nil
+    end
+end
 
 function case.running()
     if wall() >= wall_end then
         return false
     end
-    length = round_length()
-    local now = clock()
-    -- `last` is where the accounts end: time between rounds is nobody's
-    round_end, last = now, now
+    state = (state * 1103515245 + 12345) % 2147483648
+    length = 0.007 + 0.006 * state / 2147483648
+    part = 0
+    last = clock() -- time between rounds is nobody's
     return true
 end
 
--- The CPU time at which this part of the round ends. Parts of a round add up to 1.
+-- The CPU time at which this part of the round, which begins now, is to end. Parts of a round add up to 1.
 function case.part(share)
-    round_end = round_end + share * length
-    return round_end
+    local now = clock()
+    end_of_part(now)
+    part = part + 1
+    local debt = owed[part] or 0
+    local paid = math.max(0, math.min(debt, share * length))
+    owed[part] = debt - paid
+    planned_end = now + share * length - paid
+    return planned_end
 end
 
 -- All CPU time since the last account belongs to NAME.
 function case.account(name)
     local now = clock()
+    end_of_part(now)
     if not used[name] then
         used[name] = 0
         order[#order + 1] = name
@@ -89,12 +102,8 @@ function case.account(name)
     last = now
 end
 
-local observe_start, observe_stop
-
 function case.ready()
-    if observe_start then
-        observe_start()
-    end
+    case.observe()
     if host then
         host.ready()
     else
@@ -107,9 +116,7 @@ end
 
 function case.finish()
     local cpu = clock() - cpu_start
-    if observe_stop then
-        observe_stop()
-    end
+    case.stop()
     local total, lines = 0, {}
     for _, name in ipairs(order) do
         total = total + used[name]
@@ -128,183 +135,34 @@ end
 
 -- ---- LuaJIT's own stacks --------------------------------------------------------------------------------------------
 
-local observer, output = (os.getenv("MOONSCOPE_OBSERVE") or ""):match("^(%a+):(.+)$")
-case.observer = observer
-
--- Coroutines are on top of what resumed them; LuaJIT tells only one stack at a time. (nil: the main thread)
-local resumed_by, main_thread = setmetatable({}, { __mode = "k" }), nil
+local kind, output = (os.getenv("MOONSCOPE_OBSERVE") or ""):match("^(%a+):(.+)$")
+local observer
+-- Only one VM of a process can use LuaJIT's profiler.
+if kind and not (host and host.vm > 1) then
+    observer = dofile((arg[0]:match "^.*/" or "") .. "observe.lua").new(kind, clock)
+end
+case.observed_by = kind
 
 -- To be called first in a coroutine that `parent` resumes; `parent` is coroutine.running() there.
 function case.resumed_by(parent)
-    local this = coroutine.running()
-    if this then
-        resumed_by[this] = parent or false
+    if observer then
+        observer.resumed_by(parent)
     end
 end
 
--- For a script that the host calls (host -v); one that runs itself gets this from ready() and finish().
-function case.observe() end
-function case.stop() end
-
--- Only one VM of a process can use LuaJIT's profiler.
-if not observer or host and host.vm > 1 then
-    return case
-end
-
-local util = require "jit.util"
-local names, counts, stacks = {}, {}, {}
-
-local function add_library(prefix, library)
-    for key, value in pairs(library) do
-        if type(value) == "function" and type(key) == "string" then
-            names[value] = names[value] or "[b]" .. prefix .. key
-        end
+-- For a script that the host calls (host -v); one that runs itself gets both from ready() and finish().
+function case.observe()
+    if observer then
+        observer.start(true)
     end
 end
 
-local function name_builtins()
-    for name, library in pairs(package.loaded) do
-        if type(library) == "table" and name ~= "_G" then
-            add_library(name .. ".", library)
-        end
-    end
-    add_library("", _G)
-    if has_ffi then
-        for key, value in pairs(debug.getmetatable(ffi.C.prctl)) do
-            if type(value) == "function" then
-                names[value] = "[b]ffi.meta." .. key
-            end
-        end
-    end
-    for key, value in pairs(getmetatable(io.stdout)) do
-        if type(value) == "function" then
-            names[value] = "[b]io.method." .. key
-        end
-    end
-    -- In LuaJIT's lib_package.c these are plain C functions.
-    names[require] = "[c]lj_cf_package_require"
-    for i, kind in ipairs { "preload", "lua", "c", "croot" } do
-        names[package.loaders[i]] = "[c]lj_cf_package_loader_" .. kind
+function case.stop()
+    if observer then
+        local file = assert(io.open(output, "w"))
+        file:write(observer.stop())
+        file:close()
     end
 end
-
--- Builtins that no table holds, by their number.
-local function name_by_number(func)
-    local info = util.funcinfo(func)
-    if info.ffid then
-        local wrapped = coroutine.wrap(function() end)
-        if info.ffid == util.funcinfo(wrapped).ffid then
-            return "[b]coroutine.wrap_aux"
-        end
-        return "[b]?"
-    end
-    return "[c]" .. (host and host.symbol(info.addr) or "?")
-end
-
-local function frame_text(info)
-    if info.what ~= "C" then
-        return info.source:gsub("^[@=]", ""):gsub("^.*/", "") .. ":" .. info.linedefined .. ":" .. info.currentline
-    end
-    local name = names[info.func]
-    if not name then
-        name = name_by_number(info.func)
-        names[info.func] = name
-    end
-    return name
-end
-
--- Appends the frames of a thread from `level` up, leaf first.
-local function add_frames(frames, thread, level)
-    while true do
-        local info = thread and debug.getinfo(thread, level, "Slf") or not thread and debug.getinfo(level, "Slf")
-        if not info then
-            return
-        end
-        frames[#frames + 1] = frame_text(info)
-        level = level + 1
-    end
-end
-
-local function record(thread, frames, samples, state)
-    while thread ~= main_thread do
-        local parent = resumed_by[thread]
-        if parent == nil then
-            return -- not yet known, or over
-        end
-        thread = parent or main_thread
-        add_frames(frames, thread, 0)
-    end
-    for i = 1, math.floor(#frames / 2) do
-        frames[i], frames[#frames + 1 - i] = frames[#frames + 1 - i], frames[i]
-    end
-    local stack = state .. "\t" .. table.concat(frames, ";")
-    if not counts[stack] then
-        counts[stack] = 0
-        stacks[#stacks + 1] = stack
-    end
-    counts[stack] = counts[stack] + samples
-end
-
--- jit.profile: stops at the next safe point, here in another thread of the VM.
-local function on_profile(thread, samples, vmstate)
-    main_thread = main_thread or thread -- the first one is seen in ready()
-    local frames = {}
-    add_frames(frames, thread, 0)
-    record(thread, frames, samples, vmstate)
-end
-case.on_profile = on_profile
-
--- debug.sethook: stops at every call and every 1000 instructions; about one in a millisecond is taken. It sees the
--- entry of builtins, but not what is compiled.
-local next_hook = 0
-local function on_hook()
-    local now = clock()
-    if now < next_hook then
-        return
-    end
-    state = (state * 1103515245 + 12345) % 2147483648
-    next_hook = now + 0.002 * state / 2147483648
-    local frames = {}
-    add_frames(frames, nil, 3) -- getinfo, add_frames, on_hook
-    record(coroutine.running() or main_thread, frames, 1, "H")
-end
-case.on_hook = on_hook
-
-local function find_main_thread()
-    local profile = require "jit.profile"
-    profile.start("li1", function(thread) main_thread = thread end)
-    local x = 0
-    local limit = clock() + 5
-    while not main_thread and clock() < limit do
-        for i = 1, 1000 do x = x + i end
-    end
-    profile.stop()
-    assert(main_thread, "another VM has the profiler")
-end
-
-function observe_start()
-    name_builtins()
-    find_main_thread()
-    if observer == "profile" then
-        require("jit.profile").start("li1", on_profile)
-    else
-        debug.sethook(on_hook, "c", 1000)
-    end
-end
-
-function observe_stop()
-    if observer == "profile" then
-        require("jit.profile").stop()
-    else
-        debug.sethook()
-    end
-    local file = assert(io.open(output, "w"))
-    for _, stack in ipairs(stacks) do
-        file:write(counts[stack], "\t", stack, "\n")
-    end
-    file:close()
-end
-
-case.observe, case.stop = observe_start, observe_stop
 
 return case
