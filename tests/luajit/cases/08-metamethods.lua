@@ -50,7 +50,7 @@ local function mm_unm(a)
 end
 local function mm_gc()
     local x = sink
-    for i = 1, 20000 do x = (x + i * 7) % 1021 end
+    for i = 1, 2000 do x = (x + i * 7) % 1021 end
     sink = x
 end
 
@@ -98,11 +98,11 @@ end
 -- Garbage with a finalizer; it runs at some allocation, wherever that is.
 local function use_gc()
     repeat
-        for _ = 1, 20 do
+        for _ = 1, 5 do
             local proxy = newproxy(true)
             getmetatable(proxy).__gc = mm_gc
         end
-        collectgarbage("step", 100) -- @gc
+        collectgarbage("step", 10) -- @gc
     until clock() >= deadline
 end
 

@@ -133,6 +133,6 @@ while case.running() do
     caller(case.part(0.7)) -- @start
     case.account("caller")
     burn(case.part(0.3)) -- @direct
-    case.account("burn")
+    case.account("direct")
 end
 case.finish()
