@@ -8,7 +8,8 @@ KERNELS ?= 5.10 6.1 6.12 newest
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BINARY := $(TARGET_DIR)/$(HOST)/release/moonscope
-SCRIPTS := .ci/run scripts/setup scripts/test demo/run demo/server tests/programs/build \
+SCRIPTS := .ci/run scripts/setup scripts/private-apt scripts/test demo/run demo/server tests/programs/build \
+	tests/luajit/build tests/luajit/verify tests/luajit/nginx/verify \
 	tests/kernels/run tests/kernels/init tests/containers/tree tests/containers/podman tests/containers/namespaces
 
 .PHONY: help build demo test lint bench kernels programs install clean
