@@ -125,10 +125,7 @@ impl Session {
     pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
         let limits = Limits::new(matches!(options.scope, Scope::All));
         // The rate may be refused, and that needs no loaded object.
-        let cpus = online_cpus().map_err(|source| ProbeError::Io {
-            what: "cannot list the online CPUs",
-            source,
-        })?;
+        let cpus = online_cpus()?;
         let clock = Clock::open(options.hz, &cpus)?;
         let watch = MmapWatch::start(&cpus).map_err(|source| ProbeError::Io {
             what: "cannot watch for new mappings",
