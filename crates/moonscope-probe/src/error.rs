@@ -18,7 +18,7 @@ pub enum ProbeError {
         paranoid: i64,
     },
     /// The maps do not fit, on a kernel that counts them as locked memory.
-    #[error("the BPF maps do not fit into the limit of locked memory ({kib} KiB)")]
+    #[error("BPF programs and maps do not fit into the limit of locked memory ({kib} KiB)")]
     Memlock {
         /// The limit.
         kib: u64,

@@ -13,6 +13,7 @@ mod executables;
 mod frames;
 mod generation;
 mod limits;
+mod memlock;
 mod mmap_watch;
 mod object;
 mod perf_event;

@@ -11,6 +11,7 @@ use moonscope_unwind::abi;
 use crate::clock::possible_cpus;
 use crate::error::ProbeError;
 use crate::limits::Limits;
+use crate::memlock;
 use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder};
 
 /// Which loop walks the user stack in the kernel.
@@ -102,8 +103,8 @@ impl Object {
         let messages = Messages::capture();
         let refused = |err: libbpf_rs::Error| match err.kind() {
             libbpf_rs::ErrorKind::PermissionDenied if !messages.mention_verifier() => {
-                match memlock_limit().filter(|_| messages.mention("': failed to create: ")) {
-                    Some(kib) => ProbeError::Memlock { kib },
+                match memlock::limit_that_refuses() {
+                    Some(limit) => ProbeError::Memlock { kib: limit >> 10 },
                     None => ProbeError::NotPermitted {
                         what: "cannot load BPF programs",
                     },
@@ -225,21 +226,6 @@ impl Object {
     pub fn detach(&mut self) {
         self.links.clear();
     }
-}
-
-/// The limit of locked memory in KiB, where it is one for BPF maps: before Linux 5.11 (libbpf has tried to raise it).
-fn memlock_limit() -> Option<u64> {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split(|char: char| !char.is_ascii_digit())
-        .map(|number| number.parse::<u32>().ok());
-    let version = (numbers.next()??, numbers.next()??);
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
-    limit
-        .current
-        .filter(|_| version < (5, 11))
-        .map(|bytes| bytes >> 10)
 }
 
 /// What is wrong with the kernel's own type information; that no other file has it is known.
