@@ -54,9 +54,7 @@ impl Clock {
         };
         let open = |&cpu: &u32| {
             perf_event::open(&attr, cpu).map_err(|source| match source.raw_os_error() {
-                Some(libc::EACCES | libc::EPERM) => ProbeError::NotPermitted {
-                    what: "cannot open a perf event for all processes",
-                },
+                Some(libc::EACCES | libc::EPERM) => not_permitted(),
                 _ => ProbeError::Clock { cpu, source },
             })
         };
@@ -97,6 +95,18 @@ impl Clock {
     }
 }
 
+/// Above 2 is what only distributions have: then Debian's kernels ask for CAP_SYS_ADMIN where all others take
+/// CAP_PERFMON.
+fn not_permitted() -> ProbeError {
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    match paranoid.ok().and_then(|text| text.trim().parse().ok()) {
+        Some(paranoid @ 3..) => ProbeError::Paranoid { paranoid },
+        _ => ProbeError::NotPermitted {
+            what: "cannot open a perf event for all processes",
+        },
+    }
+}
+
 /// `kernel.perf_event_max_sample_rate`; the kernel lowers it by itself when samples take long.
 pub fn max_rate() -> u64 {
     fs::read_to_string("/proc/sys/kernel/perf_event_max_sample_rate")
@@ -106,14 +116,20 @@ pub fn max_rate() -> u64 {
 }
 
 /// The CPUs that are running.
-pub fn online_cpus() -> io::Result<Vec<u32>> {
-    parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online")?)
+pub fn online_cpus() -> Result<Vec<u32>, ProbeError> {
+    read_cpu_list("/sys/devices/system/cpu/online")
 }
 
 /// How many CPU numbers there can be: the highest possible one, plus one.
-pub fn possible_cpus() -> io::Result<usize> {
-    let list = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/possible")?)?;
+pub fn possible_cpus() -> Result<usize, ProbeError> {
+    let list = read_cpu_list("/sys/devices/system/cpu/possible")?;
     Ok(list.last().map_or(1, |&last| last as usize + 1))
+}
+
+fn read_cpu_list(file: &'static str) -> Result<Vec<u32>, ProbeError> {
+    fs::read_to_string(file)
+        .and_then(|text| parse_cpu_list(&text))
+        .map_err(|source| ProbeError::Cpus { file, source })
 }
 
 /// `0-3,8,10-11`, as in Documentation/admin-guide/cputopology.rst.

@@ -11,9 +11,35 @@ pub enum ProbeError {
         /// What was tried.
         what: &'static str,
     },
-    /// The kernel has no type information of itself, which CO-RE needs.
-    #[error("this kernel has no BTF (/sys/kernel/btf/vmlinux is missing)")]
-    NoBtf,
+    /// The kernel refused perf events, with a setting for which the usual capabilities are not enough.
+    #[error("cannot open a perf event for all processes: kernel.perf_event_paranoid is {paranoid}")]
+    Paranoid {
+        /// `kernel.perf_event_paranoid`.
+        paranoid: i64,
+    },
+    /// The maps do not fit, on a kernel that counts them as locked memory.
+    #[error("BPF programs and maps do not fit into the limit of locked memory ({kib} KiB)")]
+    Memlock {
+        /// The limit.
+        kib: u64,
+    },
+    /// The kernel has no type information of itself, which CO-RE needs, and no file has it either.
+    #[error("this kernel gives no type information (BTF) in /sys/kernel/btf/vmlinux: {reason}")]
+    NoBtf {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// BPF programs may not read kernel memory.
+    #[error("the kernel is locked down (confidentiality): BPF programs may not read its memory")]
+    LockedDown,
+    /// The list of CPUs cannot be read.
+    #[error("cannot read {file}: {source}")]
+    Cpus {
+        /// A file of `/sys`.
+        file: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel took neither variant of the walker.
     #[error("the kernel refused the BPF programs: {reason}")]
     Load {
@@ -62,17 +88,34 @@ pub enum ProbeError {
     },
 }
 
+/// Without sudo this is needed.
+const SETCAP: &str = "use sudo, or give moonscope the capabilities it needs:\n\
+    setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search,cap_checkpoint_restore+ep $(which moonscope)";
+
 impl ProbeError {
     /// What the user can do, in one or more lines.
     pub fn remedy(&self) -> Option<String> {
         match self {
-            Self::NotPermitted { .. } => Some(
-                "use sudo, or give moonscope the capabilities it needs:\n\
-                 setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search,cap_checkpoint_restore+ep $(which moonscope)\n\
-                 (`moonscope doctor` shows what is missing)"
+            Self::NotPermitted { .. } => {
+                Some(format!("{SETCAP}\n(`moonscope doctor` shows what is missing)"))
+            }
+            Self::Paranoid { .. } => Some(format!(
+                "{SETCAP}\n\
+                 and sudo sysctl kernel.perf_event_paranoid=2: above that Debian's kernels ask for CAP_SYS_ADMIN instead"
+            )),
+            Self::Memlock { .. } => Some(
+                "use sudo, or start moonscope with: ulimit -l unlimited, or give it CAP_SYS_RESOURCE too (Linux 5.11 and later need none of it)"
                     .into(),
             ),
-            Self::NoBtf => Some("a kernel built with CONFIG_DEBUG_INFO_BTF=y is needed (all current distributions have it)".into()),
+            Self::NoBtf { .. } => Some(
+                "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (all current distributions have it); in a container, mount the host's /sys"
+                    .into(),
+            ),
+            Self::LockedDown => Some(
+                "boot with lockdown=integrity on the kernel command line, or without lockdown: root cannot lift it while the machine runs"
+                    .into(),
+            ),
+            Self::Cpus { .. } => Some("mount it: mount -t sysfs sysfs /sys".into()),
             Self::Load { .. } | Self::Attach { .. } => Some("`moonscope doctor` shows which feature is missing".into()),
             Self::Rate { allowed, asked } => Some(format!(
                 "use -F {allowed}, or: sysctl -w kernel.perf_event_max_sample_rate={asked}"
@@ -87,7 +130,11 @@ impl ProbeError {
         matches!(
             self,
             Self::NotPermitted { .. }
-                | Self::NoBtf
+                | Self::Paranoid { .. }
+                | Self::Memlock { .. }
+                | Self::NoBtf { .. }
+                | Self::LockedDown
+                | Self::Cpus { .. }
                 | Self::Load { .. }
                 | Self::Attach { .. }
                 | Self::Clock { .. }

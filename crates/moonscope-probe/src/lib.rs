@@ -14,6 +14,7 @@ mod frames;
 mod generation;
 mod limits;
 mod lua;
+mod memlock;
 mod mmap_watch;
 mod object;
 mod perf_event;

@@ -11,6 +11,7 @@ use moonscope_unwind::abi;
 use crate::clock::possible_cpus;
 use crate::error::ProbeError;
 use crate::limits::Limits;
+use crate::memlock;
 use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder};
 
 /// Which loop walks the user stack in the kernel.
@@ -84,30 +85,36 @@ pub struct Object {
 impl Object {
     /// Loads the object with the first walker loop that the kernel takes.
     pub fn load(settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
-        if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
-            return Err(ProbeError::NoBtf);
-        }
         if let Some(only) = settings.force_loop {
             return Self::load_with(only, settings, limits);
         }
         Self::load_with(WalkLoop::BpfLoop, settings, limits).or_else(|first| match first {
-            ProbeError::NotPermitted { .. } => Err(first),
+            // the other loop does not change what is missing
+            ProbeError::NotPermitted { .. }
+            | ProbeError::Memlock { .. }
+            | ProbeError::NoBtf { .. }
+            | ProbeError::LockedDown => Err(first),
             _ => Self::load_with(WalkLoop::PlainLoop, settings, limits),
         })
     }
 
     fn load_with(walk_loop: WalkLoop, settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
-        let cpus = possible_cpus().map_err(|source| ProbeError::Io {
-            what: "cannot list the possible CPUs",
-            source,
-        })?;
+        let cpus = possible_cpus()?;
         let messages = Messages::capture();
         let refused = |err: libbpf_rs::Error| match err.kind() {
             libbpf_rs::ErrorKind::PermissionDenied if !messages.mention_verifier() => {
-                ProbeError::NotPermitted {
-                    what: "cannot load BPF programs",
+                match memlock::limit_that_refuses() {
+                    Some(limit) => ProbeError::Memlock { kib: limit >> 10 },
+                    None => ProbeError::NotPermitted {
+                        what: "cannot load BPF programs",
+                    },
                 }
             }
+            // libbpf looks for a vmlinux in /boot and elsewhere first
+            _ if messages.mention("Error loading vmlinux BTF") => ProbeError::NoBtf {
+                reason: btf_problem(),
+            },
+            _ if messages.mention_refused_kernel_reads() => ProbeError::LockedDown,
             _ if messages.mention("EMFILE") => ProbeError::Io {
                 what: "cannot load BPF programs (raise `ulimit -n`)",
                 source: std::io::Error::from_raw_os_error(libc::EMFILE),
@@ -224,6 +231,14 @@ impl Object {
     }
 }
 
+/// What is wrong with the kernel's own type information; that no other file has it is known.
+fn btf_problem() -> String {
+    match std::fs::File::open("/sys/kernel/btf/vmlinux") {
+        Ok(_) => "libbpf cannot read it".to_owned(),
+        Err(err) => moonscope_process::reason(&err),
+    }
+}
+
 fn borrow(fd: &impl AsRawFd) -> std::os::fd::BorrowedFd<'_> {
     // SAFETY: the caller's value owns the descriptor for as long as the borrow lives.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd.as_raw_fd()) }
@@ -255,6 +270,21 @@ impl Messages {
 
     fn mention(&self, word: &str) -> bool {
         MESSAGES.with_borrow(|lines| lines.iter().any(|line| line.contains(word)))
+    }
+
+    /// Every kernel from 5.10 on has these helpers; one that is locked down denies it (bpf_tracing_func_proto,
+    /// LOCKDOWN_BPF_READ_KERNEL). That CAP_PERFMON is missing is told before: such programs are not looked at.
+    fn mention_refused_kernel_reads(&self) -> bool {
+        // libbpf takes the second, older helper where the first one is refused
+        let helpers = ["bpf_probe_read_kernel#", "bpf_probe_read#"];
+        // the second since Linux 6.10
+        let refusals = ["unknown func", "cannot use helper"];
+        MESSAGES.with_borrow(|lines| {
+            lines.iter().any(|line| {
+                helpers.iter().any(|helper| line.contains(helper))
+                    && refusals.iter().any(|refusal| line.contains(refusal))
+            })
+        })
     }
 
     fn mention_verifier(&self) -> bool {

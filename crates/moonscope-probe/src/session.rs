@@ -134,10 +134,7 @@ impl Session {
             Limits::possible,
         );
         // The rate may be refused, and that needs no loaded object.
-        let cpus = online_cpus().map_err(|source| ProbeError::Io {
-            what: "cannot list the online CPUs",
-            source,
-        })?;
+        let cpus = online_cpus()?;
         let clock = Clock::open(options.hz, &cpus)?;
         let watch = MmapWatch::start(&cpus).map_err(|source| ProbeError::Io {
             what: "cannot watch for new mappings",

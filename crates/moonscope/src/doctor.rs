@@ -84,6 +84,8 @@ pub fn run(args: DoctorArgs) -> Result<Code, Failure> {
 
 /// All checks, in the order in which they are shown.
 fn check_machine() -> Vec<Check> {
+    // SAFETY: without a print function libbpf is silent; nothing else runs yet.
+    unsafe { libbpf_sys::libbpf_set_print(None) };
     let mut checks = kernel::checks();
     checks.extend(privilege::checks());
     checks.extend(bpf::checks());

@@ -203,7 +203,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         Ok(written) => written,
         Err(failure) => return Err(rescue::save(&profile, failure)),
     };
-    Ok(recording.finish(&profile, &symbolizer, &written))
+    Ok(recording.finish(&profile, &written))
 }
 
 fn check_stdout(outputs: &[PathBuf]) -> Result<(), Failure> {

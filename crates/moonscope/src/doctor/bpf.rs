@@ -1,6 +1,7 @@
 //! BPF: which kinds of programs and maps the kernel takes from us, tried with programs of two instructions.
 
 use super::check::Check;
+use super::kernel::LESS_LOCKDOWN;
 use super::perf::{self, Clock};
 use super::privilege::SETCAP;
 use libbpf_sys as sys;
@@ -12,12 +13,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const GROUP: &str = "bpf";
 
 pub(super) fn checks() -> Vec<Check> {
-    // SAFETY: without a print function libbpf is silent; nothing else runs yet.
-    unsafe { sys::libbpf_set_print(None) };
     let perf_event = perf_event();
-    let bpf_loop = match &perf_event {
-        Ok(_) => bpf_loop(),
-        Err(_) => Check::info(GROUP, "bpf_loop", "cannot be tried without a perf event program"),
+    let (kernel_memory, bpf_loop) = match &perf_event {
+        Ok(_) => (kernel_memory(), bpf_loop()),
+        Err(_) => (untried("kernel memory"), untried("bpf_loop")),
     };
     vec![
         needed("perf event program", "samples: loaded and attached", perf_event),
@@ -26,6 +25,7 @@ pub(super) fn checks() -> Vec<Check> {
             "fork, exec, exit: loaded and attached",
             raw_tracepoint(),
         ),
+        kernel_memory,
         needed("ring buffer", "carries the samples", ring_buffer()),
         bpf_loop,
         wanted(
@@ -71,7 +71,9 @@ fn wanted(name: &'static str, used: &'static str, result: io::Result<OwnedFd>) -
 
 fn remedy(err: &io::Error) -> String {
     match err.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => SETCAP.to_owned(),
+        Some(libc::EPERM) => SETCAP.to_owned(),
+        // bpf(2) does not say this of such programs; perf_event_open(2) does
+        Some(libc::EACCES) => perf::not_opened(err),
         Some(libc::ENOSYS) => {
             "boot a kernel built with CONFIG_BPF_SYSCALL=y, or allow bpf() in seccomp".to_owned()
         }
@@ -165,17 +167,36 @@ fn ring_buffer() -> io::Result<OwnedFd> {
     owned(unsafe { sys::bpf_map_create(kind, name.as_ptr(), 0, 0, size, std::ptr::null()) })
 }
 
+fn untried(name: &'static str) -> Check {
+    Check::info(GROUP, name, "cannot be tried without a perf event program")
+}
+
+/// May perf event programs call this? 1 yes, 0 no, below the error.
+fn has_helper(helper: sys::bpf_func_id) -> i32 {
+    // SAFETY: plain numbers; no options.
+    unsafe { sys::libbpf_probe_bpf_helper(sys::BPF_PROG_TYPE_PERF_EVENT, helper, std::ptr::null()) }
+}
+
+/// All kernels have the helper; `lockdown=confidentiality` takes it away. Unlike the file in securityfs this can be
+/// tried everywhere.
+fn kernel_memory() -> Check {
+    const NAME: &str = "kernel memory";
+    match has_helper(sys::BPF_FUNC_probe_read_kernel) {
+        1 => Check::ok(GROUP, NAME, "tasks and saved registers can be read"),
+        0 => Check::info(GROUP, NAME, "the kernel is locked down (confidentiality)").missing(
+            "BPF programs that read the kernel's memory are refused, also for root",
+            LESS_LOCKDOWN,
+        ),
+        error => {
+            let err = io::Error::from_raw_os_error(-error);
+            Check::info(GROUP, NAME, reason(&err)).limited("not known", remedy(&err))
+        }
+    }
+}
+
 fn bpf_loop() -> Check {
     const NAME: &str = "bpf_loop";
-    // SAFETY: plain numbers; no options.
-    let there = unsafe {
-        sys::libbpf_probe_bpf_helper(
-            sys::BPF_PROG_TYPE_PERF_EVENT,
-            sys::BPF_FUNC_loop,
-            std::ptr::null(),
-        )
-    };
-    match there {
+    match has_helper(sys::BPF_FUNC_loop) {
         1 => Check::ok(GROUP, NAME, "walks up to 1024 frames"),
         0 => Check::info(GROUP, NAME, "not in this kernel (Linux 5.17 has it)").limited(
             "stacks are cut at fewer frames (--max-depth is limited)",

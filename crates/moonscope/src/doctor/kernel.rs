@@ -3,8 +3,8 @@
 use super::check::Check;
 use super::sysctl;
 use moonscope_process::{mountinfo, reason};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use moonscope_symbols::{KernelSymbols, SymbolOptions, Symbolizer};
+use std::fs;
 
 const GROUP: &str = "kernel";
 
@@ -35,21 +35,33 @@ fn release() -> Check {
     }
 }
 
+/// libbpf reads it as it does for recording: where the kernel's own is missing, from a vmlinux in `/boot` or
+/// `/usr/lib/debug`.
 fn btf() -> Check {
     const FILE: &str = "/sys/kernel/btf/vmlinux";
-    match fs::metadata(FILE)
-        .map(|metadata| metadata.len())
-        .and_then(|len| File::open(FILE).map(|_| len))
-    {
-        Ok(len) => Check::ok(
+    const NAME: &str = "type information (BTF)";
+    // SAFETY: no arguments; the result is freed below or is null.
+    let types = unsafe { libbpf_sys::btf__load_vmlinux_btf() };
+    let works = !types.is_null();
+    // SAFETY: what was just loaded, or null, which is ignored.
+    unsafe { libbpf_sys::btf__free(types) };
+    match fs::metadata(FILE) {
+        Ok(metadata) if works => Check::ok(GROUP, NAME, format!("{FILE}, {} KiB", metadata.len() >> 10)),
+        Err(err) if works => Check::ok(
             GROUP,
-            "type information (BTF)",
-            format!("{FILE}, {} KiB", len >> 10),
+            NAME,
+            format!(
+                "from a vmlinux in /boot or /usr/lib/debug ({FILE}: {})",
+                reason(&err)
+            ),
         ),
-        Err(err) => Check::info(
+        found => Check::info(
             GROUP,
-            "type information (BTF)",
-            format!("{FILE}: {}", reason(&err)),
+            NAME,
+            format!(
+                "{FILE}: {}",
+                found.map_or_else(|err| reason(&err), |_| "cannot be read".to_owned())
+            ),
         )
         .missing(
             "the BPF programs cannot be fitted to this kernel",
@@ -57,6 +69,10 @@ fn btf() -> Check {
         ),
     }
 }
+
+/// What to do about `lockdown=confidentiality`.
+pub(super) const LESS_LOCKDOWN: &str = "boot with lockdown=integrity on the kernel command line, or without lockdown:\n\
+     root cannot lift it while the machine runs";
 
 fn lockdown() -> Check {
     const NAME: &str = "lockdown";
@@ -68,8 +84,8 @@ fn lockdown() -> Check {
     let mode = text.split(['[', ']']).nth(1).unwrap_or("unknown").to_owned();
     match mode.as_str() {
         "confidentiality" => Check::info(GROUP, NAME, mode).missing(
-            "perf events and BPF programs that read memory are refused, also for root",
-            "boot with lockdown=integrity or without it (it may come from Secure Boot)",
+            "BPF programs that read the kernel's memory are refused, also for root",
+            LESS_LOCKDOWN,
         ),
         "integrity" => Check::info(GROUP, NAME, "integrity: recording is not affected"),
         _ => Check::ok(GROUP, NAME, mode),
@@ -78,48 +94,25 @@ fn lockdown() -> Check {
 
 fn symbols() -> Check {
     const NAME: &str = "kernel symbols";
-    let restrict = sysctl::number("kernel/kptr_restrict").map_or("?".to_owned(), |value| value.to_string());
-    match kallsyms_shows_addresses() {
-        Some(true) => Check::ok(
-            GROUP,
-            NAME,
-            format!("/proc/kallsyms shows addresses (kptr_restrict {restrict})"),
-        ),
-        Some(false) => Check::info(
-            GROUP,
-            NAME,
-            format!("addresses are hidden (kptr_restrict {restrict})"),
-        )
-        .limited(
-            "kernel frames have no names, only [kernel]",
-            "give moonscope CAP_SYSLOG (or run it as root) with kernel.kptr_restrict at 1 or 0:\n\
-             sysctl kernel.kptr_restrict=1",
-        ),
-        None => Check::info(GROUP, NAME, "/proc/kallsyms is not there").limited(
-            "kernel frames have no names, only [kernel]",
-            "boot a kernel built with CONFIG_KALLSYMS=y",
+    const LOST: &str = "kernel frames have no names, only [kernel]";
+    match Symbolizer::new(SymbolOptions::default()).kernel_status() {
+        KernelSymbols::Available => {
+            let restrict = sysctl::number("kernel/kptr_restrict");
+            let restrict = restrict.map_or("?".to_owned(), |value| value.to_string());
+            Check::ok(
+                GROUP,
+                NAME,
+                format!("/proc/kallsyms shows addresses (kptr_restrict {restrict})"),
+            )
+        }
+        KernelSymbols::Restricted { reason, remedy } => {
+            Check::info(GROUP, NAME, reason).limited(LOST, remedy)
+        }
+        KernelSymbols::Missing => Check::info(GROUP, NAME, "/proc/kallsyms is not there or empty").limited(
+            LOST,
+            "boot a kernel built with CONFIG_KALLSYMS=y, with /proc mounted",
         ),
     }
-}
-
-/// Is any address of the first lines not zero? Some symbols really are at 0 (per-CPU ones).
-fn kallsyms_shows_addresses() -> Option<bool> {
-    const LINES: usize = 1000;
-    let lines = BufReader::new(File::open("/proc/kallsyms").ok()?)
-        .lines()
-        .map_while(Result::ok)
-        .take(LINES);
-    let mut addresses = lines
-        .map(|line| line.starts_with(|char: char| char != '0') || has_address(&line))
-        .peekable();
-    addresses.peek()?;
-    Some(addresses.any(|shown| shown))
-}
-
-fn has_address(line: &str) -> bool {
-    line.split_whitespace()
-        .next()
-        .is_some_and(|address| address.bytes().any(|byte| byte != b'0'))
 }
 
 fn unprivileged_bpf() -> Check {

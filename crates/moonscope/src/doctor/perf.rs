@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 const GROUP: &str = "perf";
+const PARANOID: &str = "kernel/perf_event_paranoid";
 
 pub(super) fn checks() -> Vec<Check> {
     let cycles = open(Clock::Cycles);
@@ -82,9 +83,22 @@ fn clocks(cycles: &io::Result<OwnedFd>, cpu_clock: &io::Result<OwnedFd>) -> Vec<
         Ok(_) if cycles.is_ok() => Check::ok(GROUP, software, "works: used if cycles are not free"),
         Ok(_) => Check::ok(GROUP, software, "works: the sampling clock"),
         Err(err) if cycles.is_ok() => Check::info(GROUP, software, format!("{}; not needed", reason(err))),
-        Err(err) => Check::info(GROUP, software, reason(err)).missing("no sampling clock", SETCAP),
+        Err(err) => Check::info(GROUP, software, reason(err)).missing("no sampling clock", not_opened(err)),
     };
     vec![hardware, software]
+}
+
+/// What to do when an event is refused. Above 2, a value that only distributions have, CAP_PERFMON is not enough.
+pub(super) fn not_opened(err: &io::Error) -> String {
+    match (err.raw_os_error(), sysctl::number(PARANOID)) {
+        (Some(libc::EPERM | libc::EACCES), Some(3..)) => {
+            format!("{SETCAP}\nand, unless it runs as root: sysctl kernel.perf_event_paranoid=2")
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => SETCAP.to_owned(),
+        _ => {
+            "boot a kernel built with CONFIG_PERF_EVENTS=y, or allow perf_event_open() in seccomp".to_owned()
+        }
+    }
 }
 
 /// These answers mean that there is no counter of cycles to open.
@@ -96,8 +110,9 @@ fn no_pmu(err: &io::Error) -> String {
 }
 
 fn paranoid() -> Check {
-    let value = sysctl::number("kernel/perf_event_paranoid");
+    let value = sysctl::number(PARANOID);
     let found = match value {
+        Some(value @ 3..) => format!("{value} (above 2 Debian's kernels ask for CAP_SYS_ADMIN)"),
         Some(value) => format!("{value} (matters only without CAP_PERFMON)"),
         None => "perf events are not in this kernel".to_owned(),
     };

@@ -153,6 +153,7 @@ fn render_file(out: &mut String, file: &FileReport, colour: bool) {
     let (unwind, unwind_state) = match file.unwind.kind {
         UnwindKind::EhFrame => ("eh_frame", State::Ok),
         UnwindKind::DebugFrame => ("dw_frame", State::Ok),
+        UnwindKind::Go => ("go", State::Ok),
         UnwindKind::None => ("none", State::Limited),
     };
     let (symbols, symbols_state) = match file.symbols.kind {

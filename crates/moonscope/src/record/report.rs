@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use moonscope_probe::{ClockKind, LuaCounts, Totals, WalkLoop};
 use moonscope_profile::{Accounting, Meta, Profile, ValueType};
-use moonscope_symbols::{KernelSymbols, Symbolizer};
 
 use super::EndedBy;
 use crate::exit::{Code, Failure};
@@ -120,9 +119,9 @@ impl Recording {
     }
 
     /// Prints the last lines and says how it went.
-    pub fn finish(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written]) -> Code {
+    pub fn finish(&self, profile: &Profile, written: &[Written]) -> Code {
         if !self.quiet {
-            for line in self.lines(profile, symbolizer, written) {
+            for line in self.lines(profile, written) {
                 eprintln!("{line}");
             }
         }
@@ -135,7 +134,7 @@ impl Recording {
         }
     }
 
-    fn lines(&self, profile: &Profile, symbolizer: &Symbolizer, written: &[Written]) -> Vec<String> {
+    fn lines(&self, profile: &Profile, written: &[Written]) -> Vec<String> {
         let received = &self.totals.received;
         let pids: BTreeSet<_> = profile
             .label_sets()
@@ -175,9 +174,7 @@ impl Recording {
                 run_time.nanoseconds as f64 / 1000.0 / run_time.runs as f64,
             ));
         }
-        if let KernelSymbols::Restricted { reason, remedy } = symbolizer.kernel_status() {
-            lines.push(format!("kernel functions have no names: {reason}; {remedy}"));
-        }
+        lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
         for file in written {
             if let Some(path) = &file.path {

@@ -8,7 +8,7 @@ use moonscope_process::Executable;
 use moonscope_profile::{
     Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
 };
-use moonscope_symbols::{Symbol, Symbolizer};
+use moonscope_symbols::{KernelSymbols, Symbol, Symbolizer};
 use moonscope_unwind::{RuleSet, Table};
 
 use super::report::Recording;
@@ -58,6 +58,13 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         );
     }
     recording.describe(&mut profile);
+    let kernel_frames = recorded.stacks.frames().iter();
+    if kernel_frames
+        .clone()
+        .any(|frame| matches!(frame, RawFrame::Kernel(_)))
+    {
+        profile.meta.comments.extend(no_kernel_names(symbolizer));
+    }
     profile
 }
 
@@ -172,6 +179,19 @@ fn name_kernel(
             None => Frame::named(FrameKind::Kernel, "[kernel]"),
         };
         named[index] = vec![profile.frame(frame)].into();
+    }
+}
+
+/// Why all kernel frames are `[kernel]`, if they are.
+fn no_kernel_names(symbolizer: &Symbolizer) -> Option<String> {
+    match symbolizer.kernel_status() {
+        KernelSymbols::Available => None,
+        KernelSymbols::Restricted { reason, remedy } => {
+            Some(format!("kernel functions have no names: {reason}; {remedy}"))
+        }
+        KernelSymbols::Missing => {
+            Some("kernel functions have no names: /proc/kallsyms is not there or empty".to_owned())
+        }
     }
 }
 
