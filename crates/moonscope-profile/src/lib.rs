@@ -25,6 +25,7 @@ mod speedscope;
 mod svg;
 mod svg_boxes;
 mod svg_footer;
+mod svg_script;
 mod table;
 mod text;
 mod time;

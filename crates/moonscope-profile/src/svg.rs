@@ -13,6 +13,7 @@ use crate::options::{Grouping, WriteOptions, readable_unit};
 use crate::profile::Profile;
 use crate::svg_boxes;
 use crate::svg_footer::{self, Line};
+use crate::svg_script;
 use crate::text::visible;
 use crate::view::{Name, NameKind, View};
 
@@ -23,6 +24,8 @@ const MAX_TOTAL: u64 = 1 << 52;
 /// They are private characters; `visible_name` lets none of them through from a name.
 const SEMICOLON: char = '\u{f8ff}';
 const BLANK: char = '\u{f8fe}';
+/// The same for the `[` of annotations such as `_[k]`, which inferno would cut off.
+const BRACKET: char = '\u{f8fc}';
 /// Marks the value of a label, so that a process `main` and a function `main` differ in colour.
 const GROUP: char = '\u{f8fd}';
 
@@ -185,8 +188,9 @@ pub(crate) fn draw(
     let drawn = drawn
         .replace(SEMICOLON, ";")
         .replace(BLANK, " ")
+        .replace(BRACKET, "[")
         .replace(GROUP, "");
-    svg_footer::append(&drawn, footer, out)?;
+    svg_footer::append(&svg_script::extend(&drawn), footer, out)?;
     Ok(())
 }
 
@@ -225,11 +229,17 @@ fn visible_name(name: &str) -> String {
         .filter(|at| shown[at + 1..].bytes().all(|c| c.is_ascii_digit() || c == b'.'));
     let (first, last) = (0, shown.trim_end().len());
     let comment = shown.starts_with("# ").then_some(1);
+    let annotation = shown
+        .ends_with(']')
+        .then(|| shown.rfind("_["))
+        .flatten()
+        .map(|at| at + 1);
     let mut out = String::with_capacity(shown.len());
     for (at, c) in shown.char_indices() {
         match c {
-            SEMICOLON | BLANK | GROUP => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
+            SEMICOLON | BLANK | BRACKET | GROUP => out.push_str(&format!("\\u{{{:x}}}", u32::from(c))),
             ';' => out.push(SEMICOLON),
+            '[' if Some(at) == annotation => out.push(BRACKET),
             c if c.is_whitespace() && c != ' ' => out.push(BLANK),
             ' ' if at == first || at >= last || Some(at) == number_at || Some(at) == comment => {
                 out.push(BLANK);
@@ -285,6 +295,7 @@ fn legend(view: &View, group: &Grouping) -> Line {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -307,6 +318,29 @@ mod tests {
             assert!(
                 last_word.is_none_or(|word| word.parse::<f64>().is_err()),
                 "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn annotations_stay_in_the_picture() {
+        let options = || graph_options("samples", 1.0);
+        for name in [
+            "tcp_sendmsg_[k]",
+            "min_[i]",
+            "access@a.lua:87_[j]",
+            "string.gsub_[b]",
+            "min (a.c:3)_[i]",
+            "[k]",
+            "_[k]",
+        ] {
+            let mut svg = Vec::new();
+            let lines = vec![format!("{} 1", visible_name(name))];
+            draw(&mut options(), lines, &[], &mut svg).unwrap();
+            let svg = String::from_utf8(svg).unwrap();
+            assert!(
+                svg.contains(&format!("<title>{name} (1 samples, 100.00%)</title>")),
+                "{name}"
             );
         }
     }

@@ -12,8 +12,8 @@ const LINE_HEIGHT: usize = 18;
 /// Width of a character at font size 12 and what a legend square takes, in pixels.
 const CHAR_WIDTH: usize = 7;
 const SQUARE: usize = 16;
-/// A line that is longer would leave the picture.
-const MAX_CHARS: usize = 165;
+/// A line that is longer would leave a window of 800 pixels.
+const MAX_CHARS: usize = 108;
 
 /// One line of the footer.
 pub(crate) enum Line {

@@ -16,6 +16,12 @@ pub struct Frame {
     pub module: Option<String>,
     /// Address in the module's file; of a function without a name where it starts.
     pub offset: Option<u64>,
+    /// Source file, if known.
+    pub file: Option<String>,
+    /// The line that was running, if known.
+    pub line: Option<u64>,
+    /// Did the compiler inline it into the frame before it?
+    pub inlined: bool,
 }
 
 impl Frame {
@@ -123,6 +129,9 @@ impl Profile {
                 function: text(&frame["function"]),
                 module: module.and_then(text),
                 offset: frame["offset"].as_str().map(hex),
+                file: text(&frame["file"]),
+                line: frame["line"].as_u64(),
+                inlined: frame["inlined"].as_bool().unwrap_or(false),
             })
         };
         let frames: Vec<Rc<Frame>> = list("frames").iter().map(frame).collect();
