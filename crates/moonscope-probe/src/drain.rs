@@ -335,6 +335,9 @@ impl Drain {
         self.key.extend_from_slice(sample.frames());
         let generation = self.generation_of(sample);
         if let Some(&(stack, verdict)) = self.remembered.get(self.key.as_slice()) {
+            if head.lua != abi::MS_LUA_NOT_HERE {
+                self.lua.note_used(head.pid, sample.user());
+            }
             self.add(sample, stack, generation.as_deref(), verdict);
             return;
         }

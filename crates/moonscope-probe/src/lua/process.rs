@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use moonscope_luajit::names::{LuaNames, wall_clock};
 use moonscope_luajit::{Layout, Prototype, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::functions::{LuaFunctionId, LuaFunctions};
 use super::vm::LuaVm;
@@ -17,8 +17,12 @@ use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
 /// The shortest time between two scans of a process's memory for VMs.
 const SCAN_REST: Duration = Duration::from_secs(1);
 
-/// How long a prototype is believed to be what it was: collected ones make room for others.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// How long a prototype is believed to be what it was when a new stack has it: collected ones make room for
+/// others.
+const BELIEVED: Duration = Duration::from_millis(50);
+
+/// How often those of known stacks are looked at again.
+const PROTOTYPES_PERIOD: Duration = Duration::from_secs(1);
 
 /// VM code mapped by a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,9 @@ pub struct LuaProcess {
     vms: Vec<LuaVm>,
     names: LuaNames,
     prototypes: FxHashMap<u64, Known>,
+    /// Those that samples had since they were last looked at.
+    used: FxHashSet<u64>,
+    looked_at_prototypes: Instant,
     scanned: Option<Instant>,
     /// Changes when something that was resolved before may now mean something else.
     pub epoch: u32,
@@ -69,6 +76,8 @@ impl LuaProcess {
             vms: Vec::new(),
             names: names(pid),
             prototypes: FxHashMap::default(),
+            used: FxHashSet::default(),
+            looked_at_prototypes: Instant::now(),
             scanned: None,
             epoch: 0,
             is_new: true,
@@ -141,6 +150,32 @@ impl LuaProcess {
                 self.epoch += 1;
             }
         }
+        if self.looked_at_prototypes.elapsed() >= PROTOTYPES_PERIOD {
+            self.looked_at_prototypes = Instant::now();
+            for proto in std::mem::take(&mut self.used) {
+                self.check(proto, Duration::ZERO);
+            }
+        }
+    }
+
+    /// A sample has a known stack with this prototype.
+    pub fn note_used(&mut self, proto: u64) {
+        self.used.insert(proto);
+    }
+
+    /// Forgets a prototype if something else stands in its place now.
+    fn check(&mut self, proto: u64, believed: Duration) {
+        let Some(known) = self.prototypes.get_mut(&proto) else {
+            return;
+        };
+        if known.checked.elapsed() < believed {
+            return;
+        }
+        known.checked = Instant::now();
+        if !known.prototype.still_is(&self.memory).unwrap_or(true) {
+            self.prototypes.remove(&proto);
+            self.epoch += 1;
+        }
     }
 
     /// The trace that had code at this address at this time.
@@ -166,16 +201,8 @@ impl LuaProcess {
         functions: &mut LuaFunctions,
     ) -> Option<LuaPlace> {
         let index = self.vm(g)?;
-        let now = Instant::now();
-        if let Some(known) = self.prototypes.get_mut(&proto)
-            && now.saturating_duration_since(known.checked) > BELIEVED
-        {
-            known.checked = now;
-            if !known.prototype.still_is(&self.memory).unwrap_or(true) {
-                self.prototypes.remove(&proto);
-                self.epoch += 1;
-            }
-        }
+        self.used.insert(proto);
+        self.check(proto, BELIEVED);
         if !self.prototypes.contains_key(&proto) {
             if self.prototypes.len() >= MAX_PROTOTYPES {
                 self.prototypes.clear();
@@ -190,7 +217,7 @@ impl LuaProcess {
                 Known {
                     prototype,
                     function,
-                    checked: now,
+                    checked: Instant::now(),
                 },
             );
         }
