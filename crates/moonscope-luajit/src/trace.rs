@@ -235,6 +235,16 @@ impl TraceCopy {
         8 + self.frames.len() + 2 * self.codes.len() + 3 * self.functions.len() + 3 * snapshots
     }
 
+    /// Whether calls may be inlined anywhere in it: then a place in it that is not known exactly may lack frames.
+    pub fn may_inline(&self) -> bool {
+        let Some(snapshots) = &self.snapshots else {
+            return true;
+        };
+        snapshots.iter().any(|snapshot| {
+            snapshot.tail_called || snapshot.frames.as_ref().is_none_or(|frames| frames.len() > 1)
+        })
+    }
+
     /// Whether this address is in its machine code.
     pub fn contains(&self, address: u64) -> bool {
         address

@@ -330,7 +330,7 @@ impl Drain {
         self.key.extend([
             u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel),
             head.generation,
-            u64::from(self.lua.epoch(head.pid)),
+            u64::from(self.lua.epoch(head.pid)) << 32 | u64::from(head.lua_vmstate.cast_unsigned()),
         ]);
         self.key.extend_from_slice(sample.frames());
         let generation = self.generation_of(sample);
@@ -466,6 +466,7 @@ impl Drain {
                 functions,
                 counts,
                 at: instant_of(sample.head.time),
+                vmstate: sample.head.lua_vmstate,
             });
         let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
         cut = cut.or(spliced.cut);

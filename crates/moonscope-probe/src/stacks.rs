@@ -49,6 +49,8 @@ pub enum RawFrame {
     LuaC(Box<RawFrame>),
     /// A Lua function that could not be read.
     LuaUnknown,
+    /// Compiled code whose inlined calls are not known: they are missing here.
+    InlinedUnknown,
     /// Native frames are missing here: code without unwind information.
     Gap,
     /// An address of which not even the mapping is known.

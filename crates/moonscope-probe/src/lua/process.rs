@@ -184,6 +184,12 @@ impl LuaProcess {
         self.vms[index].trace(&self.memory, addr, at)
     }
 
+    /// The live trace of a VM with this number.
+    pub fn live_trace(&mut self, g: u64, number: u16) -> Option<&TraceCopy> {
+        let index = self.vm(g)?;
+        self.vms[index].live_trace(number)
+    }
+
     /// The name of a function of the library of a VM.
     pub fn builtin(&mut self, g: u64, ffid: u8) -> Arc<str> {
         match self.vm(g) {
