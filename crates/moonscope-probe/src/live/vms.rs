@@ -107,6 +107,13 @@ impl Look<'_> {
             .iter()
             .find(|thread| thread.lua.contains(&l))
             .map(|thread| thread.tid);
+        // results that a finished coroutine left look like arguments of one that has not begun
+        let memory = self.lua.memory();
+        let first = first_function(memory, layout.mode, &reading.state);
+        let status = match status {
+            CoroutineStatus::NotStarted if is_main || first.is_none() => CoroutineStatus::Ended,
+            status => status,
+        };
         let mut coroutine = LiveCoroutine {
             l,
             is_main,
@@ -126,7 +133,6 @@ impl Look<'_> {
         let cut = match (&reading.walk, status) {
             (_, CoroutineStatus::NotStarted) => {
                 let memory = self.lua.memory();
-                let first = first_function(memory, layout.mode, &reading.state);
                 let function = first.and_then(|addr| Function::read(memory, layout.fields(), addr));
                 words.extend(function.map(|function| match function {
                     Function::Lua(code) => LuaWord::Function {
