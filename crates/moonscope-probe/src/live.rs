@@ -48,6 +48,9 @@ pub struct LiveProcess {
     pub recorded: Recorded,
 }
 
+/// The interpreter keeps the base of the running function in a register.
+const AS_STORED: &str = "as the VM last stored it: the innermost functions may be missing, or left already";
+
 /// A stack at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LiveStack {
@@ -57,8 +60,8 @@ pub struct LiveStack {
     pub cut: Option<&'static str>,
     /// It changed each time it was read.
     pub changing: bool,
-    /// The innermost Lua functions may be missing or left already: the VM had not stored where it is.
-    pub guessed: bool,
+    /// What of it is not certain, and why.
+    pub uncertain: Option<&'static str>,
 }
 
 /// A thread.
@@ -125,7 +128,7 @@ struct Look<'a> {
     counts: LuaCounts,
     stacks: RawStacks,
     max_depth: u32,
-    /// End of the mapping of an address: how far a stack can reach.
+    /// All mappings: those of stacks tell which thread a frame belongs to.
     maps: Vec<moonscope_process::Mapping>,
 }
 

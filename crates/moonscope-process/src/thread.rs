@@ -144,7 +144,8 @@ mod tests {
         let thread = std::thread::Builder::new().name("waits\x1b".into());
         let thread = thread
             .spawn(move || {
-                tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+                tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+                    .unwrap();
                 receiver.recv().unwrap_err();
             })
             .unwrap();
@@ -161,10 +162,7 @@ mod tests {
             assert!(first.stood_still(&Thread::read(us, tid).unwrap()));
         }
         let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-        assert!(!matches!(
-            Thread::read(us, own).unwrap().place,
-            Place::NoUserCode
-        ));
+        assert!(!matches!(Thread::read(us, own).unwrap().place, Place::NoUserCode));
         drop(sender);
         thread.join().unwrap();
         assert!(Thread::read(us, tid).is_err_and(|err| err.is_gone()));

@@ -83,7 +83,10 @@ pub fn run(args: StackArgs) -> Result<Code, Failure> {
         _ => {}
     }
     for (pid, err) in &failed {
-        eprintln!("moonscope: process {pid} is left out: {}", visible(&err.to_string()));
+        eprintln!(
+            "moonscope: process {pid} is left out: {}",
+            visible(&err.to_string())
+        );
     }
     Ok(match failed.is_empty() {
         true => Code::Done,

@@ -6,7 +6,7 @@ use moonscope_process::thread::Place;
 use moonscope_process::{Pid, RemoteMemory, Thread};
 use moonscope_unwind::{Registers, abi};
 
-use super::{LiveStack, LiveThread, Look};
+use super::{AS_STORED, LiveStack, LiveThread, Look};
 use crate::frames::{cut_of, locate};
 use crate::lua::{LuaView, LuaWord, UserFrame, splice};
 use crate::stacks::{RawFrame, TOO_MANY_STACKS};
@@ -86,7 +86,7 @@ impl Look<'_> {
         coroutines.dedup();
         let guessed = segments().any(|(_, flags)| flags & abi::MS_SEGMENT_GUESSED != 0);
         let stack = LiveStack {
-            guessed,
+            uncertain: guessed.then_some(AS_STORED),
             ..self.name(&frames, cut_of(end))
         };
         (stack, coroutines)

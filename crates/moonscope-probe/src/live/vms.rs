@@ -9,13 +9,16 @@ use moonscope_process::thread::Place;
 use moonscope_unwind::{WalkEnd, abi};
 
 use super::threads::TRIES;
-use super::{LiveCoroutine, LiveStack, LiveThread, LiveVm, Look};
+use super::{AS_STORED, LiveCoroutine, LiveStack, LiveThread, LiveVm, Look};
 use crate::frames::cut_of;
 use crate::lua::{LuaWord, UserFrame};
 
 /// Coroutines of one VM whose stacks are read: some 20 microseconds each. Those beyond are counted.
 const MAX_COROUTINES: usize = 1 << 16;
 
+/// Without the instruction pointer of the thread it is not known where in a trace it is.
+const COMPILED: &str =
+    "in compiled code: functions inlined there are missing, and the innermost line is that of the definition";
 const BROKEN: &str = "Lua stack not consistent";
 
 /// A coroutine as it was read: twice the same, or it is changing.
@@ -80,9 +83,7 @@ impl Look<'_> {
         let below = |thread: &&LiveThread| match thread.place {
             Place::Waiting { sp, .. } => sp <= cframe && mapping.contains(sp),
             // the kernel names the stack of the first thread
-            Place::Running => {
-                thread.tid == self.pid && mapping.name == moonscope_process::MappingName::Stack
-            }
+            Place::Running => thread.tid == self.pid && mapping.name == moonscope_process::MappingName::Stack,
             _ => false,
         };
         // of several, whose stacks lie side by side, the nearest
@@ -90,7 +91,11 @@ impl Look<'_> {
             Place::Waiting { sp, .. } => sp,
             _ => 0,
         };
-        threads.iter().filter(below).max_by_key(sp).map(|thread| thread.tid)
+        threads
+            .iter()
+            .filter(below)
+            .max_by_key(sp)
+            .map(|thread| thread.tid)
     }
 
     /// Looks at a coroutine; `None` if there is none, or it ended.
@@ -158,10 +163,12 @@ impl Look<'_> {
         let words: Vec<UserFrame> = words.into_iter().map(UserFrame::Lua).collect();
         coroutine.stack = LiveStack {
             changing: reading.changing,
-            // bytecode that runs keeps its base in a register; compiled code and C leave it in memory
-            guessed: status == CoroutineStatus::Running
-                && !is_compiled
-                && vm.is_none_or(|vm| vm.activity != Activity::C),
+            uncertain: match status {
+                CoroutineStatus::Running if is_compiled => Some(COMPILED),
+                // what calls C stores its base before
+                CoroutineStatus::Running if vm.is_none_or(|vm| vm.activity != Activity::C) => Some(AS_STORED),
+                _ => None,
+            },
             ..self.name(&words, cut)
         };
         Some(coroutine)

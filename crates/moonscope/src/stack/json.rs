@@ -52,7 +52,8 @@ struct Stack<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cut: Option<&'static str>,
     changing: bool,
-    uncertain: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uncertain: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -160,7 +161,7 @@ fn stack(report: &Report, stack: LiveStack) -> Stack<'_> {
         stack: frames.collect(),
         cut: stack.cut,
         changing: stack.changing,
-        uncertain: stack.guessed,
+        uncertain: stack.uncertain,
     }
 }
 

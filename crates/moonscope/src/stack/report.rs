@@ -62,7 +62,8 @@ impl Report {
             }
         });
         let is_cut_mark = |frame: &ShownFrame<'_>| {
-            frame.frame.kind == FrameKind::Marker && frame.text == Frame::marker("truncated").function.unwrap_or_default().as_ref()
+            frame.frame.kind == FrameKind::Marker
+                && frame.text == Frame::marker("truncated").function.unwrap_or_default().as_ref()
         };
         frames.filter(|frame| !is_cut_mark(frame)).collect()
     }
@@ -90,9 +91,8 @@ impl Report {
         }
         groups.sort_by_key(|group| {
             let first = group.members.first();
-            let is_waiting = first.is_some_and(|one| {
-                !matches!(one.status, CoroutineStatus::Running | CoroutineStatus::Normal)
-            });
+            let is_waiting = first
+                .is_some_and(|one| !matches!(one.status, CoroutineStatus::Running | CoroutineStatus::Normal));
             let status = first.map(|one| one.status);
             (
                 is_waiting,

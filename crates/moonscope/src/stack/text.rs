@@ -49,7 +49,11 @@ fn process(out: &mut String, report: &Report) {
         thread(out, report, one);
     }
     if live.more_threads > 0 {
-        let _ = writeln!(out, "\n{} more are not shown", counted(live.more_threads, "thread"));
+        let _ = writeln!(
+            out,
+            "\n{} more are not shown",
+            counted(live.more_threads, "thread")
+        );
     }
     for one in &live.vms {
         vm(out, report, one);
@@ -95,10 +99,8 @@ fn stack(out: &mut String, report: &Report, stack: LiveStack) {
     if stack.changing {
         out.push_str("  (changing) it ran while it was read; this is what was seen last\n");
     }
-    if stack.guessed {
-        out.push_str(
-            "  (not certain) as the VM last stored it: the innermost functions may be missing, or left already\n",
-        );
+    if let Some(why) = stack.uncertain {
+        let _ = writeln!(out, "  (not certain) {why}");
     }
     for (number, frame) in report.frames(stack).iter().enumerate() {
         let _ = writeln!(out, "  #{number:<3} {}", line(frame));
@@ -108,6 +110,7 @@ fn stack(out: &mut String, report: &Report, stack: LiveStack) {
     }
 }
 
+/// A frame: `name (file)`, or what stands for a name.
 fn line(frame: &ShownFrame<'_>) -> String {
     let text = visible(&frame.text).to_string();
     let is_named = frame.frame.kind == FrameKind::Native && frame.frame.name().is_some();
@@ -192,7 +195,9 @@ fn words(status: CoroutineStatus) -> &'static str {
 }
 
 fn coroutines(out: &mut String, report: &Report, group: &Group<'_>) {
-    let Some(first) = group.members.first() else { return };
+    let Some(first) = group.members.first() else {
+        return;
+    };
     if first.status == CoroutineStatus::Ended {
         return; // counted, and there is nothing to see
     }
