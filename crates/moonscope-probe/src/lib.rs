@@ -13,6 +13,7 @@ mod executables;
 mod frames;
 mod generation;
 mod limits;
+pub mod live;
 mod lua;
 mod memlock;
 mod mmap_watch;

@@ -13,7 +13,8 @@ mod vm;
 mod words;
 
 pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds};
-pub use functions::{LuaFunction, LuaFunctionId};
+pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
+pub use process::{LuaProcess, MappedBuild};
 pub use processes::{LuaCounts, LuaProcesses};
 pub use splice::{LuaView, splice};
-pub use words::{UserFrame, native_frames, user_frames};
+pub use words::{LuaWord, UserFrame, native_frames, user_frames};

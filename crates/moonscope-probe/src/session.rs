@@ -359,6 +359,21 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Stacks, and what their frames refer to: each list by the ids of its items.
+    pub(crate) fn new(
+        stacks: RawStacks,
+        files: Vec<Arc<Executable>>,
+        processes: Vec<ProcessInfo>,
+        lua: Vec<LuaFunction>,
+    ) -> Self {
+        Self {
+            stacks,
+            files,
+            processes,
+            lua,
+        }
+    }
+
     /// A Lua function of a frame.
     pub fn lua_function(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
         self.lua.get(id.0 as usize)

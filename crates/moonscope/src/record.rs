@@ -5,7 +5,7 @@ mod duration;
 mod progress;
 mod report;
 mod rescue;
-mod resolve;
+pub mod resolve;
 mod stop;
 
 use std::path::PathBuf;

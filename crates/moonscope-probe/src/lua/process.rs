@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{Layout, Prototype, TraceCopy, vms};
+use moonscope_luajit::{GcMode, Layout, Prototype, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
+use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::builds::LuaBuild;
 use super::functions::{LuaFunctionId, LuaFunctions};
 use super::vm::LuaVm;
+use crate::executables::ExecutableId;
+use crate::generation::Generation;
 use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
 
 /// The shortest time between two scans of a process's memory for VMs.
@@ -35,6 +39,27 @@ pub struct MappedBuild {
     pub layout: Layout,
 }
 
+impl MappedBuild {
+    /// The VM code in the mappings of a process; `builds`: that of each file.
+    pub fn all<'a>(generation: &Generation, builds: impl Fn(ExecutableId) -> &'a [LuaBuild]) -> Vec<Self> {
+        let mut all = Vec::new();
+        for mapping in &generation.mappings {
+            for build in mapping.executable.map(&builds).unwrap_or_default() {
+                let code =
+                    build.code.start.wrapping_add(mapping.bias)..build.code.end.wrapping_add(mapping.bias);
+                if mapping.start <= code.start && code.end <= mapping.end {
+                    all.push(Self {
+                        number: build.number,
+                        code,
+                        layout: build.layout,
+                    });
+                }
+            }
+        }
+        all
+    }
+}
+
 struct Known {
     prototype: Prototype,
     function: LuaFunctionId,
@@ -52,6 +77,8 @@ pub struct LuaProcess {
     used: FxHashSet<u64>,
     looked_at_prototypes: Instant,
     scanned: Option<Instant>,
+    /// The last scan for VMs looked at all memory that can hold one.
+    pub scan_was_complete: bool,
     /// Changes when something that was resolved before may now mean something else.
     pub epoch: u32,
     /// Whether the list of VMs is not what the kernel side knows.
@@ -79,6 +106,7 @@ impl LuaProcess {
             used: FxHashSet::default(),
             looked_at_prototypes: Instant::now(),
             scanned: None,
+            scan_was_complete: false,
             epoch: 0,
             is_new: true,
         }
@@ -95,6 +123,11 @@ impl LuaProcess {
         copy
     }
 
+    /// What its memory is read through.
+    pub fn memory(&self) -> &ProcessMemory {
+        &self.memory
+    }
+
     /// Its VM code.
     pub fn builds(&self) -> &[MappedBuild] {
         &self.builds
@@ -105,6 +138,26 @@ impl LuaProcess {
         &self.vms
     }
 
+    /// Its VMs as the walker wants them.
+    pub fn to_kernel(&self) -> abi::ms_lua_process {
+        // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it
+        let by_register = self
+            .builds
+            .iter()
+            .filter(|build| build.layout.mode == GcMode::Gc64)
+            .map(|build| (0, build.number));
+        let known = self.vms.iter().map(|vm| (vm.g, vm.number));
+        let mut value = abi::ms_lua_process::default();
+        for (slot, (g, number)) in value.vm.iter_mut().zip(by_register.chain(known)) {
+            *slot = abi::ms_lua_vm {
+                g,
+                layout: number.into(),
+            };
+            value.count += 1;
+        }
+        value
+    }
+
     /// Looks for VMs in its memory, unless it did a moment ago.
     pub fn scan(&mut self) {
         if self.scanned.is_some_and(|last| last.elapsed() < SCAN_REST) {
@@ -112,10 +165,13 @@ impl LuaProcess {
         }
         self.scanned = Some(Instant::now());
         let Ok(maps) = read_maps(self.memory.pid()) else {
+            self.scan_was_complete = false;
             return;
         };
+        self.scan_was_complete = true;
         for build in self.builds.clone() {
             let found = vms::scan(&self.memory, &maps, build.code.clone(), &build.layout, LUA_SCAN);
+            self.scan_was_complete &= found.as_ref().is_ok_and(|found| found.complete);
             for vm in found.map(|found| found.vms).unwrap_or_default() {
                 self.add(vm.g, &build);
             }
