@@ -99,6 +99,8 @@ impl Look<'_> {
             functions: &mut self.functions,
             counts: &mut self.counts,
             at: Instant::now(),
+            // a thread that is blocked does not leave compiled code
+            vmstate: !0,
         };
         let generation = Some(&self.generation);
         let spliced = splice(frames, Some(lua), |frame, called_by| {
