@@ -94,6 +94,7 @@ enum ms_cfa {
 	MS_CFA_LUA_VM,		/* bytecode handlers: a register holds the Lua base */
 	MS_CFA_LUA_VM_INNER,	/* subroutines: it may hold something else */
 	MS_CFA_LUA_DISPATCH,	/* the new Lua frame may not be there yet (lj_vm_call_dispatch) */
+	MS_CFA_LUA_CALLBACK,	/* nor here (lj_vm_ffi_callback) */
 	/* CFA = reg + off in LuaJIT's VM: no Lua frames belong to it, but */
 	MS_CFA_LUA_HELPER,	/* it was called by the VM, whose registers still hold */
 	MS_CFA_LUA_LEAVING,	/* rbx holds what will be lua_State.base */

@@ -61,6 +61,11 @@ enum {
 	 */
 	LUA_TRACE_STACK = 4096,
 	/*
+	 * C frames of what vm_exit_handler called: lj_trace_exit restores a snapshot
+	 * under lj_vm_cpcall, and may begin to record.
+	 */
+	LUA_INNER_FRAMES = 2,
+	/*
 	 * How far above the stack pointer a C frame is looked for where native
 	 * unwinding failed. A thread's stack may lie below another's, and this is
 	 * less than any stack on which LuaJIT runs.
@@ -173,8 +178,11 @@ static __always_inline int lua_state_at(struct walk *w, __u64 number, __u64 cfra
 	return 0;
 }
 
-/* The state that the VM with this G runs, if its C frame is at most `limit` above the stack pointer. */
-static __always_inline int lua_state_of(struct walk *w, __u64 number, __u64 g, __u64 limit,
+/*
+ * The state that the VM with this G runs, if its C frame is at most `limit` above
+ * the stack pointer. So many `inner` ones below that may have been walked already.
+ */
+static __always_inline int lua_state_of(struct walk *w, __u64 number, __u64 g, __u64 limit, int inner,
 					struct lua_state *to)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
@@ -182,9 +190,12 @@ static __always_inline int lua_state_of(struct walk *w, __u64 number, __u64 g, _
 	__u64 l;
 
 	if (!g || (g & 7) || !ms_is_user_address(g) || lua_read_ref(w, layout, g + layout->cur_l, &l) ||
-	    lua_read_state(w, number, l, to))
+	    lua_read_state(w, number, l, to) || to->g != g)
 		return -1;
-	if (to->g != g || to->cframe < sp || to->cframe - sp > limit)
+	for (int i = 0; i < inner && to->cframe && to->cframe < sp; i++)
+		if (lua_read_cframe(w, to->cframe + layout->cf_prev, &to->cframe))
+			return -1;
+	if (to->cframe < sp || to->cframe - sp > limit)
 		return -1;
 	return 0;
 }
@@ -265,41 +276,99 @@ static __always_inline int lua_is_base(const struct lua_state *state, __u64 base
 	return !(base & 7) && base >= state->bottom && base <= state->maxstack;
 }
 
-/*
- * A thread inside the VM's own code: is the base in the register a frame? In a
- * bytecode handler it is. Elsewhere only if the bytecode position in the other
- * register is in its function, or the function has none.
- */
-static __always_inline int lua_register_base(struct walk *w, const struct lua_state *state, int inner)
+/* Is this a position in the bytecode of a Lua function? A saved one is behind its instruction. */
+static __always_inline int lua_covers(struct walk *w, const struct ms_lua_layout *layout,
+				      const struct lua_function *function, __u64 pc)
 {
-	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
-	__u64 base = w->reg[MS_REG_RDX], pc = w->reg[MS_REG_RBX];
-	struct lua_function function;
-	struct lua_slots slots;
 	__u32 sizebc;
 
-	if (lua_is_gc32(layout)) {
-		base = (__u32)base;
-		pc = (__u32)pc;
-	}
-	if (!lua_is_base(state, base) || base == state->bottom ||
-	    lua_read_slots(w, layout, base, &slots) ||
-	    lua_read_function(w, layout, slots.function, &function))
+	if (function->ffid != LUA_FF_LUA || pc < function->pc ||
+	    ms_read_user(w, &sizebc, 4, function->pc + (lua_is_gc32(layout) ? LUA_SIZEBC_32 : LUA_SIZEBC_64)))
+		return 0;
+	return pc <= function->pc + 4ULL * sizebc;
+}
+
+/* The base of the frame whose call instruction, before the position `pc`, made the frame at `base`. */
+static __always_inline int lua_caller_base(struct walk *w, const struct ms_lua_layout *layout,
+					   __u64 base, __u64 pc, __u64 *to)
+{
+	__u32 call;
+
+	/* the instruction before the return position names the slot of the call */
+	if (ms_read_user(w, &call, 4, pc - 4))
 		return -1;
-	if (function.ffid == LUA_FF_LUA) {
-		if (ms_read_user(w, &sizebc, 4, function.pc + (lua_is_gc32(layout) ? LUA_SIZEBC_32 : LUA_SIZEBC_64)))
-			return -1;
-		if (pc < function.pc || pc > function.pc + 4ULL * sizebc) {
-			if (inner)
-				return -1;
-			pc = 0;
-		}
-	} else {
-		pc = 0;
-	}
-	w->lua.base = base;
-	w->lua.pc = pc;
+	*to = base - 8ULL * (((call >> 8) & 0xff) + (lua_is_gc32(layout) ? 1 : 2));
 	return 0;
+}
+
+/*
+ * A thread inside the VM's own code, or called by it: the frame at a base that a
+ * register holds. The bytecode position in PC (rbx) tells if it is the one that
+ * runs. While a function is called or returns, PC is its caller's already, or
+ * still, and its own frame is not complete, or has results in it: then the caller
+ * is taken, at its call. Where the base need not be right (not `certain`), a Lua
+ * function must have the position.
+ */
+static __always_inline int lua_register_base(struct walk *w, const struct lua_state *state, __u64 base,
+					     int certain)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	__u64 pc = w->reg[MS_REG_RBX], caller;
+	struct lua_function function;
+	struct lua_slots slots;
+	int found;
+
+	if (lua_is_gc32(layout))
+		pc = (__u32)pc;
+	if (!(w->valid & MS_BIT(MS_REG_RBX)))
+		pc = 0;
+	if (!lua_is_base(state, base) || base == state->bottom)
+		return -1;
+	found = !lua_read_slots(w, layout, base, &slots) &&
+		!lua_read_function(w, layout, slots.function, &function);
+	if (found && lua_covers(w, layout, &function, pc)) {
+		w->lua.base = base;
+		w->lua.pc = pc;
+		return 0;
+	}
+	if (found && function.ffid == LUA_FF_LUA && !certain)
+		found = 0;
+	if (pc && !(pc & LUA_FRAME_TYPE) && !lua_caller_base(w, layout, base, pc, &caller) &&
+	    lua_is_base(state, caller) && caller != state->bottom &&
+	    !lua_read_slots(w, layout, caller, &slots) &&
+	    !lua_read_function(w, layout, slots.function, &function) &&
+	    lua_covers(w, layout, &function, pc)) {
+		w->lua.base = caller;
+		w->lua.pc = pc;
+		return 0;
+	}
+	if (!found)
+		return -1;
+	w->lua.base = base;
+	w->lua.pc = 0;
+	return 0;
+}
+
+/*
+ * The base as the VM's registers have it, if they do. BASE is a register that C
+ * functions change; the VM keeps it in RB (rbp) over calls of those that know
+ * nothing of Lua, and lua_State there over calls of all others, which find the
+ * base in lua_State (vm_x64.dasc, vm_x86.dasc: "mov RB, BASE", "mov L:RB, SAVE_L").
+ */
+static __always_inline void lua_find_base(struct walk *w, const struct lua_state *state, int in_vm,
+					  int certain)
+{
+	__u64 base = w->reg[MS_REG_RDX];
+
+	if (lua_is_gc32(ms_lua_layout(state->layout)))
+		base = (__u32)base;
+	if (!in_vm || !lua_is_base(state, base)) {
+		if (!(w->valid & MS_BIT(MS_REG_RBP)))
+			return;
+		base = w->reg[MS_REG_RBP];
+		certain = 0;
+	}
+	lua_register_base(w, state, base, certain);
 }
 
 #define LUA_WORD(kind, address)							\
@@ -351,8 +420,8 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 			if (lua_is_base(state, state->jit_base))
 				w->lua.base = state->jit_base;
 			w->lua.pc = 0;
-		} else if (entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) {
-			lua_register_base(w, state, entry == LUA_IN_SUBROUTINE);
+		} else if (entry == LUA_BY_RETURN || entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) {
+			lua_find_base(w, state, entry != LUA_BY_RETURN, entry == LUA_IN_HANDLER);
 		}
 	}
 	if (w->lua.here == MS_LUA_NOT_HERE) {
@@ -454,16 +523,11 @@ static __always_inline int lua_step(struct walk *w)
 		w->depth++;
 	}
 	switch (slots.link & LUA_FRAME_TYPE) {
-	case LUA_FRAME_LUA: {
-		__u32 call;
-
-		/* the instruction before the return position names the slot of the call */
-		if (ms_read_user(w, &call, 4, slots.link - 4))
+	case LUA_FRAME_LUA:
+		if (lua_caller_base(w, layout, base, slots.link, &prev))
 			return lua_break(w, MS_LUA_UNREADABLE);
-		prev = base - 8ULL * (((call >> 8) & 0xff) + (lua_is_gc32(layout) ? 1 : 2));
 		caller_pc = slots.link;
 		break;
-	}
 	case LUA_FRAME_CONT: {
 		__u64 cont[2];
 
@@ -512,6 +576,27 @@ static __always_inline void lua_note_leaf(struct walk *w, const struct ms_rule *
 }
 
 /*
+ * lj_vm_ffi_callback, while lj_ccallback_enter works for it: that makes its frame
+ * the innermost one, and then pushes the first Lua frame on top of the frames of
+ * the C function that was called (lj_ccallback.c).
+ */
+static __always_inline int lua_is_called_back(struct walk *w, __u64 number)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	int is_gc32 = lua_is_gc32(layout);
+	struct lua_state state;
+	struct lua_slots slots;
+	__u64 cont;
+
+	if (w->exact || lua_state_at(w, number, w->reg[MS_REG_RSP], &state) ||
+	    lua_read_slots(w, layout, state.base, &slots) ||
+	    (slots.link & LUA_FRAME_TYPEP) != LUA_FRAME_CONT ||
+	    ms_read_user(w, &cont, 8, state.base - (is_gc32 ? 16 : 32)))
+		return 0;
+	return (is_gc32 ? (__u32)cont : cont) == LUA_CONT_FFI_CALLBACK;
+}
+
+/*
  * The native frame of the VM itself. Its C frame is where the stack pointer is,
  * or one word above in a helper, or above all that compiled code and its exit
  * left there.
@@ -526,6 +611,8 @@ static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rul
 
 	if (layout->state == MS_LUA_NO_LAYOUT)
 		return ms_stop(w, MS_END_UNSUPPORTED);
+	if (rule->cfa == MS_CFA_LUA_CALLBACK && !lua_is_called_back(w, number))
+		return ms_return_to(w, rule, sp + layout->cframe_size);
 	if (w->exact)
 		entry = rule->cfa == MS_CFA_LUA_VM ? LUA_IN_HANDLER : LUA_IN_SUBROUTINE;
 	else if (w->lua.helper == w->depth)
@@ -534,7 +621,8 @@ static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rul
 	if (w->exact && rule->cfa == MS_CFA_LUA_DISPATCH && (w->reg[MS_REG_RBX] & LUA_FRAME_TYPE) == LUA_FRAME_C)
 		return ms_return_to(w, rule, sp + layout->cframe_size);
 	if (lua_state_at(w, number, sp, &state) && lua_state_at(w, number, sp + 8, &state)) {
-		if (lua_state_of(w, number, lua_g_by_register(w, layout), LUA_TRACE_STACK, &state)) {
+		if (lua_state_of(w, number, lua_g_by_register(w, layout), LUA_TRACE_STACK,
+				 LUA_INNER_FRAMES, &state)) {
 			if (lua_emit(w, MS_LUA_SEGMENT, 0, MS_SEGMENT_NO_STATE))
 				return ms_stop(w, MS_END_DEPTH);
 			return ms_return_to(w, rule, sp + layout->cframe_size);
@@ -563,7 +651,7 @@ static __always_inline int lua_find_live(struct walk *w, struct lua_state *found
 		const struct ms_lua_layout *layout = ms_lua_layout(number);
 		__u64 g = process->vm[i].g ? process->vm[i].g : lua_g_by_register(w, layout);
 
-		if (layout->state == MS_LUA_NO_LAYOUT || lua_state_of(w, number, g, LUA_GAP_STACK, &state))
+		if (layout->state == MS_LUA_NO_LAYOUT || lua_state_of(w, number, g, LUA_GAP_STACK, 0, &state))
 			continue;
 		if (!result && state.cframe >= found->cframe)
 			continue;
