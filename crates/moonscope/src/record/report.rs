@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moonscope_probe::{ClockKind, LuaCounts, Totals, WalkLoop};
-use moonscope_profile::{Accounting, Meta, Profile, ValueType};
+use moonscope_profile::{Accounting, Meta, Profile, Summary, ValueType};
 
 use super::EndedBy;
 use crate::exit::{Code, Failure};
@@ -119,8 +119,12 @@ impl Recording {
     }
 
     /// Prints the last lines and says how it went.
-    pub fn finish(&self, profile: &Profile, written: &[Written]) -> Code {
+    pub fn finish(&self, profile: &Profile, written: &[Written], summary: Option<&Summary>) -> Code {
         if !self.quiet {
+            let table = summary.map(Summary::lines).unwrap_or_default();
+            for (columns, name) in table {
+                eprintln!("{columns}{name}");
+            }
             for line in self.lines(profile, written) {
                 eprintln!("{line}");
             }
