@@ -122,6 +122,10 @@ struct StackArgs {
     #[arg(long)]
     lines: bool,
 
+    /// Put above a coroutine of ngx_lua what resumed or spawned it (ngx.thread.spawn, coroutine.resume)
+    #[arg(long)]
+    coroutine_parents: bool,
+
     /// Another directory with separate debug files; repeatable
     #[arg(long, value_name = "DIR")]
     debug_dir: Vec<PathBuf>,
@@ -146,6 +150,9 @@ enum LoopArg {
 
 /// How often the target's rules and cgroup are looked at anew, and the terminal is written to.
 const TURN: Duration = Duration::from_millis(100);
+
+/// The same where coroutines are looked at: a request may take no more than a few milliseconds.
+const SHORT_TURN: Duration = Duration::from_millis(1);
 
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
@@ -202,8 +209,8 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         debug_dirs: debug_dirs(&args.stacks.debug_dir),
         ..SymbolOptions::default()
     });
-    let profile: Profile = resolve::resolve(&recorded, &mut symbolizer, &recording)
-        .with_lineage(&outputs.options.plugins);
+    let profile: Profile =
+        resolve::resolve(&recorded, &mut symbolizer, &recording).with_lineage(&outputs.options.plugins);
     if profile.is_empty() {
         return Err(recording.no_samples());
     }
@@ -274,6 +281,7 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
         user_stacks: true,
         follow_forks: !args.stacks.no_inherit,
         report_all_execs: has_rules,
+        coroutine_parents: args.stacks.coroutine_parents,
         measure_cost: args.measure_cost,
         always_copy_stack: false,
         force_loop: args.stacks.walk_loop.map(|which| match which {
@@ -313,6 +321,11 @@ fn watch(
     start: Instant,
 ) -> Result<EndedBy, Failure> {
     let progress = Progress::new(args.quiet, args.duration);
+    let turn = if args.stacks.coroutine_parents {
+        SHORT_TURN
+    } else {
+        TURN
+    };
     // a cgroup that the kernel side cannot compare is looked at again and again
     let by_list = match &target.scope {
         Scope::Cgroup { cgroup, .. } if cgroup.v2_id.is_none() || cgroup.v2_level.is_none() => Some(cgroup),
@@ -332,7 +345,7 @@ fn watch(
             return Ok(EndedBy::Signal);
         }
         let changes = session
-            .poll(left.unwrap_or(TURN).min(TURN))
+            .poll(left.unwrap_or(turn).min(turn))
             .map_err(probe_failure)?;
         for change in changes {
             if let Change::Executed(pid) = change

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{Layout, Prototype, TraceCopy, vms};
+use moonscope_luajit::{Layout, LuaFrame, Prototype, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
 use rustc_hash::FxHashMap;
 
 use super::functions::{LuaFunctionId, LuaFunctions};
+use super::parents::{Coroutine, NoParents, parents};
 use super::vm::LuaVm;
 use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
 
@@ -147,6 +148,12 @@ impl LuaProcess {
     pub fn trace(&mut self, g: u64, addr: u64, at: Instant) -> Option<&TraceCopy> {
         let index = self.vm(g)?;
         self.vms[index].trace(&self.memory, addr, at)
+    }
+
+    /// The frames of the parents of a coroutine, the nearest parent first.
+    pub fn parents(&mut self, child: Coroutine) -> Result<Vec<Vec<LuaFrame>>, NoParents> {
+        let index = self.vm(child.g).ok_or(NoParents::Gone)?;
+        parents(&self.memory, self.vms[index].layout(), child)
     }
 
     /// The name of a function of the library of a VM.

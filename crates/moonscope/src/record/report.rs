@@ -256,6 +256,22 @@ fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
             lines.push(format!("{count} {what}"));
         }
     }
+    if let Some(parents) = &lua.parents {
+        lines.push(format!(
+            "coroutine parents: above {} coroutines, {} have none, {} not found",
+            parents.found,
+            parents.without,
+            parents.failed.values().sum::<u64>(),
+        ));
+        if parents.found == 0 && lua.samples > 0 {
+            lines.push(
+                "no coroutine parents: nothing proved that this is ngx_lua with OpenResty's LuaJIT (exdata2)"
+                    .to_owned(),
+            );
+        }
+        let failed = parents.failed.iter();
+        lines.extend(failed.map(|(why, count)| format!("{count} coroutines without parents: {why}")));
+    }
     let refused: BTreeSet<&String> = lua.refused.iter().collect();
     lines.extend(refused.iter().map(|reason| {
         let reason = moonscope_profile::visible(reason);
