@@ -159,6 +159,8 @@ def all_profilers(moonscope):
         )
     ]  # fmt: skip
     if perf_path:
+        # what the ticks themselves cost on this machine
+        found.append(Profiler("perf, no stacks", perf_record(), script))
         found.append(Profiler("perf -g", perf_record("-g"), script))
         found.append(Profiler("perf dwarf", perf_record("--call-graph", "dwarf"), script))
     if bpftrace:

@@ -115,7 +115,15 @@ pub(crate) struct Header {
 
 impl Header {
     pub(crate) fn read(memory: &impl RemoteMemory, layout: &Layout, addr: u64) -> Result<Self, TraceError> {
-        let fields = layout.fields();
+        let mut head = vec![0; Self::len(layout)?];
+        memory
+            .read_exact(addr, &mut head)
+            .map_err(|_| TraceError::Unreadable)?;
+        Self::from_bytes(layout, &head)
+    }
+
+    /// How many bytes of a trace are looked at.
+    pub(crate) fn len(layout: &Layout) -> Result<usize, TraceError> {
         let at = layout.trace.as_ref().ok_or(TraceError::NoLayout)?;
         let last = [
             at.nsnap,
@@ -132,13 +140,14 @@ impl Header {
             at.link,
             at.root,
         ];
-        let len = usize::from(last.into_iter().max().unwrap_or(0)) + 8;
-        let mut head = vec![0; len];
-        memory
-            .read_exact(addr, &mut head)
-            .map_err(|_| TraceError::Unreadable)?;
-        let gct = number::<1>(&head, usize::from(fields.gct));
-        let header = Self::parse(layout.mode, at, &head).filter(|_| gct == Some(u64::from(GCT_TRACE)));
+        Ok(usize::from(last.into_iter().max().unwrap_or(0)) + 8)
+    }
+
+    /// Takes the first bytes of a trace apart.
+    pub(crate) fn from_bytes(layout: &Layout, head: &[u8]) -> Result<Self, TraceError> {
+        let at = layout.trace.as_ref().ok_or(TraceError::NoLayout)?;
+        let gct = number::<1>(head, usize::from(layout.fields().gct));
+        let header = Self::parse(layout.mode, at, head).filter(|_| gct == Some(u64::from(GCT_TRACE)));
         header.ok_or(TraceError::NotATrace)
     }
 
@@ -224,6 +233,16 @@ impl TraceCopy {
     pub(crate) fn weight(&self) -> usize {
         let snapshots = self.snapshots.as_ref().map_or(0, Vec::len);
         8 + self.frames.len() + 2 * self.codes.len() + 3 * self.functions.len() + 3 * snapshots
+    }
+
+    /// Whether calls may be inlined anywhere in it: then a place in it that is not known exactly may lack frames.
+    pub fn may_inline(&self) -> bool {
+        let Some(snapshots) = &self.snapshots else {
+            return true;
+        };
+        snapshots.iter().any(|snapshot| {
+            snapshot.tail_called || snapshot.frames.as_ref().is_none_or(|frames| frames.len() > 1)
+        })
     }
 
     /// Whether this address is in its machine code.

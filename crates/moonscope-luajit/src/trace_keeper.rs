@@ -117,16 +117,17 @@ impl TraceKeeper {
         self.g
     }
 
-    /// Looks for new traces and for those that are gone. Costs two reads and one for each live trace.
+    /// Looks for new traces and for those that are gone. Costs three reads and some for each new trace.
     pub fn poll(&mut self, memory: &impl RemoteMemory, now: Instant) -> Result<Polled, PollError> {
         let references = self.read_references(memory)?;
         let mut polled = Polled::default();
         let len = references.len().max(self.live.len());
         self.live.resize_with(len, || None);
+        let ids = self.traces_at(memory, &references);
         for index in 0..len {
             let reference = references.get(index).copied().unwrap_or(0);
             let before = self.references.get(index).copied().unwrap_or(0);
-            let id = self.trace_at(memory, index, reference);
+            let id = ids.get(index).copied().flatten();
             let known = self
                 .live
                 .get(index)
@@ -230,15 +231,30 @@ impl TraceKeeper {
             .collect())
     }
 
-    /// What is at a reference, if it is a finished trace with this number. While a trace is recorded, its
+    /// What is at each reference, if it is a finished trace with this number. While a trace is recorded, its
     /// slot refers to `J->cur`, inside the VM's own structure (`trace_start` in lj_trace.c).
-    fn trace_at(&self, memory: &impl RemoteMemory, index: usize, reference: u64) -> Option<TraceId> {
+    fn traces_at(&self, memory: &impl RemoteMemory, references: &[u64]) -> Vec<Option<TraceId>> {
         let own = self.g..self.g.saturating_add(u64::from(self.layout.build.g2disp));
-        if index == 0 || reference == 0 || own.contains(&reference) {
-            return None;
+        let mut found = vec![None; references.len()];
+        let Ok(len) = Header::len(&self.layout) else {
+            return found;
+        };
+        let wanted: Vec<(usize, u64)> = references
+            .iter()
+            .copied()
+            .enumerate()
+            .filter(|&(index, reference)| index != 0 && reference != 0 && !own.contains(&reference))
+            .collect();
+        let addrs: Vec<u64> = wanted.iter().map(|&(_, addr)| addr).collect();
+        let mut heads = vec![0; addrs.len() * len];
+        let were_read = memory.read_each(&addrs, &mut heads);
+        for (((index, _), head), was_read) in wanted.iter().zip(heads.chunks_exact(len)).zip(were_read) {
+            let header = Header::from_bytes(&self.layout, head).ok().filter(|_| was_read);
+            found[*index] = header
+                .map(|header| header.id)
+                .filter(|id| usize::from(id.traceno) == *index);
         }
-        let id = Header::read(memory, &self.layout, reference).ok()?.id;
-        (usize::from(id.traceno) == index).then_some(id)
+        found
     }
 
     fn copy(&self, memory: &impl RemoteMemory, reference: u64, id: TraceId) -> Result<TraceCopy, TraceError> {

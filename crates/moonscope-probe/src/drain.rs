@@ -330,11 +330,14 @@ impl Drain {
         self.key.extend([
             u64::from(head.pid) << 32 | u64::from(head.end) << 16 | u64::from(head.nr_kernel),
             head.generation,
-            u64::from(self.lua.epoch(head.pid)),
+            u64::from(self.lua.epoch(head.pid)) << 32 | u64::from(head.lua_vmstate.cast_unsigned()),
         ]);
         self.key.extend_from_slice(sample.frames());
         let generation = self.generation_of(sample);
         if let Some(&(stack, verdict)) = self.remembered.get(self.key.as_slice()) {
+            if head.lua != abi::MS_LUA_NOT_HERE {
+                self.lua.note_used(head.pid, sample.user());
+            }
             self.add(sample, stack, generation.as_deref(), verdict);
             return;
         }
@@ -463,6 +466,7 @@ impl Drain {
                 functions,
                 counts,
                 at: instant_of(sample.head.time),
+                vmstate: sample.head.lua_vmstate,
             });
         let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
         cut = cut.or(spliced.cut);

@@ -51,6 +51,8 @@ pub enum RawFrame {
     LuaUnknown,
     /// What is outside of this resumed or spawned the coroutine that is inside, and waits.
     CoroutineParent,
+    /// Compiled code whose inlined calls are not known: they are missing here.
+    InlinedUnknown,
     /// Native frames are missing here: code without unwind information.
     Gap,
     /// An address of which not even the mapping is known.

@@ -34,6 +34,17 @@ pub trait RemoteMemory {
         range
     }
 
+    /// Reads as many bytes at each of these addresses as `into` has for each, one piece behind the other. Says
+    /// which pieces were read; the bytes of the others mean nothing.
+    fn read_each(&self, addrs: &[u64], into: &mut [u8]) -> Vec<bool> {
+        let len = into.len() / addrs.len().max(1);
+        addrs
+            .iter()
+            .zip(into.chunks_exact_mut(len.max(1)))
+            .map(|(&addr, piece)| self.read_exact(addr, piece).is_ok())
+            .collect()
+    }
+
     /// The 8 bytes at `addr` as a number of this machine's byte order.
     fn read_u64(&self, addr: u64) -> Result<u64, ProcessError> {
         let mut buf = [0; 8];
@@ -78,10 +89,17 @@ impl<M: RemoteMemory + ?Sized> RemoteMemory for &M {
         (**self).read(addr, buf)
     }
 
+    fn read_each(&self, addrs: &[u64], into: &mut [u8]) -> Vec<bool> {
+        (**self).read_each(addrs, into)
+    }
+
     fn populated(&self, range: Range<u64>) -> Range<u64> {
         (**self).populated(range)
     }
 }
+
+/// Pieces that one system call takes (`IOV_MAX`, limits.h).
+const MAX_PIECES: usize = 1024;
 
 /// The memory of a live process, which keeps running meanwhile.
 ///
@@ -125,6 +143,34 @@ impl ProcessMemory {
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
+    /// Reads pieces of `len` bytes with one system call, from the first on. Says how many bytes were read.
+    fn read_vm_pieces(&self, addrs: &[u64], len: usize, into: &mut [u8]) -> usize {
+        let remote: Vec<libc::iovec> = addrs
+            .iter()
+            .map(|&addr| libc::iovec {
+                iov_base: addr as usize as *mut libc::c_void,
+                iov_len: len,
+            })
+            .collect();
+        let local = libc::iovec {
+            iov_base: into.as_mut_ptr().cast(),
+            iov_len: into.len(),
+        };
+        // SAFETY: `local` describes `into`, which lives and is ours for the whole call; the kernel checks each
+        // of `remote` against the other address space and writes at most `into.len()` bytes.
+        let read = unsafe {
+            libc::process_vm_readv(
+                self.pid.cast_signed(),
+                &local,
+                1,
+                remote.as_ptr(),
+                remote.len() as libc::c_ulong,
+                0,
+            )
+        };
+        usize::try_from(read).unwrap_or(0)
+    }
+
     fn read_mem(&self, addr: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mem = self
             .mem
@@ -137,6 +183,23 @@ impl ProcessMemory {
 }
 
 impl RemoteMemory for ProcessMemory {
+    fn read_each(&self, addrs: &[u64], into: &mut [u8]) -> Vec<bool> {
+        let len = into.len() / addrs.len().max(1);
+        if len == 0 {
+            return vec![false; addrs.len()];
+        }
+        let mut were_read = Vec::with_capacity(addrs.len());
+        let pieces = addrs.chunks(MAX_PIECES).zip(into.chunks_mut(MAX_PIECES * len));
+        for (addrs, into) in pieces {
+            // it stops at the first piece that is not there: the rest one by one
+            let read = self.read_vm_pieces(addrs, len, into) / len;
+            were_read.extend(std::iter::repeat_n(true, read));
+            let rest = addrs.iter().zip(into.chunks_exact_mut(len)).skip(read);
+            were_read.extend(rest.map(|(&addr, piece)| self.read_exact(addr, piece).is_ok()));
+        }
+        were_read
+    }
+
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<usize, ProcessError> {
         if buf.is_empty() {
             return Ok(0);
@@ -254,6 +317,22 @@ mod tests {
         assert_eq!(memory.read_u64(&raw const number as u64).unwrap(), number);
         let half = 0xdead_beefu32;
         assert_eq!(memory.read_u32(&raw const half as u64).unwrap(), half);
+    }
+
+    #[test]
+    fn many_pieces_are_read_though_some_are_not_there() {
+        let numbers: Vec<u64> = (0..3000).map(|n| n * 0x0101_0101).collect();
+        let mut addrs: Vec<u64> = numbers.iter().map(|number| &raw const *number as u64).collect();
+        addrs[0] = 8;
+        addrs[2000] = 16;
+        let mut into = vec![0; 8 * addrs.len()];
+        let were_read = ProcessMemory::new(std::process::id()).read_each(&addrs, &mut into);
+        for (index, piece) in into.chunks_exact(8).enumerate() {
+            assert_eq!(were_read[index], index != 0 && index != 2000);
+            if were_read[index] {
+                assert_eq!(u64::from_ne_bytes(piece.try_into().unwrap()), numbers[index]);
+            }
+        }
     }
 
     #[test]

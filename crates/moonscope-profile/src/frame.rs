@@ -204,7 +204,7 @@ impl<'a> FrameText<'a> {
         if matches!(frame.kind, FrameKind::LuaInterpreted | FrameKind::LuaCompiled)
             && let Some(file) = frame.file.as_deref()
         {
-            write!(f, "{}@{file}", frame.name().unwrap_or_default())?;
+            write!(f, "{}@{}", frame.name().unwrap_or_default(), short_path(file))?;
             return match frame.shown_line() {
                 Some(line) => write!(f, ":{line}"),
                 None => Ok(()),
@@ -219,9 +219,47 @@ impl<'a> FrameText<'a> {
     }
 }
 
+/// A Lua file as it is shown beside a function: the last two parts of its path, always, so that the same
+/// function has the same text everywhere. What stands for a file, as `content_by_lua(nginx.conf:51)` does, is
+/// shown as it is.
+fn short_path(file: &str) -> &str {
+    if file.contains(['(', '[']) {
+        return file;
+    }
+    match file.rmatch_indices('/').nth(1) {
+        Some((slash, _)) => &file[slash + 1..],
+        None => file.trim_start_matches('/'),
+    }
+}
+
 impl fmt::Display for FrameText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write_name(f)?;
         f.write_str(self.frame.annotation())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lua_file_is_shown_by_the_last_two_parts_of_its_path() {
+        for (file, shown) in [
+            (
+                "/usr/local/apisix/plugins/limit-count.lua",
+                "plugins/limit-count.lua",
+            ),
+            ("plugins/limit-count.lua", "plugins/limit-count.lua"),
+            ("/a.lua", "a.lua"),
+            ("a.lua", "a.lua"),
+            (
+                "content_by_lua(/etc/nginx/nginx.conf:51)",
+                "content_by_lua(/etc/nginx/nginx.conf:51)",
+            ),
+            ("[string \"return 1/2/3\"]", "[string \"return 1/2/3\"]"),
+        ] {
+            assert_eq!(short_path(file), shown);
+        }
     }
 }

@@ -143,8 +143,8 @@ impl Phases {
             self.enter(phase);
             return;
         }
-        let is_open = self.current.is_some() && !(self.is_by_function && !self.in_lua);
-        if !is_open && let Some(phase) = of_apisix(name, file) {
+        let may_be_first = self.current.is_none() || (self.is_by_function && !self.in_lua);
+        if may_be_first && let Some(phase) = of_apisix(name, file) {
             self.enter(phase);
             self.is_by_function = true;
         }

@@ -201,7 +201,7 @@ fn lines(label: &str) -> Vec<u64> {
 }
 
 /// Lua functions with their lines, and markers, root first.
-fn lua_part(sample: &common::Sample) -> Vec<(String, u64)> {
+fn lua_part(sample: &common::Sample) -> Vec<Place> {
     let is_of_lua = |kind: &str| kind == "lua-interpreted" || kind == "lua-compiled" || kind == "marker";
     let frames = sample.user().filter(|frame| is_of_lua(&frame.kind));
     frames
@@ -211,8 +211,11 @@ fn lua_part(sample: &common::Sample) -> Vec<(String, u64)> {
 
 const PARENT: &str = "[coroutine parent]";
 
-/// For each coroutine with a parent: its function and line, and those of the parent that waits for it.
-fn pairs(recording: &Recording) -> Vec<((String, u64), (String, u64), u64)> {
+/// A function and its line.
+type Place = (String, u64);
+
+/// For each coroutine with a parent: where it is, where the parent waits, and how often.
+fn pairs(recording: &Recording) -> Vec<(Place, Place, u64)> {
     let mut pairs = Vec::new();
     for sample in &recording.profile.samples {
         let part = lua_part(sample);

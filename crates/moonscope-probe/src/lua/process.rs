@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use moonscope_luajit::names::{LuaNames, wall_clock};
 use moonscope_luajit::{Layout, LuaFrame, Prototype, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::functions::{LuaFunctionId, LuaFunctions};
 use super::parents::{Coroutine, NoParents, parents};
@@ -18,8 +18,12 @@ use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
 /// The shortest time between two scans of a process's memory for VMs.
 const SCAN_REST: Duration = Duration::from_secs(1);
 
-/// How long a prototype is believed to be what it was: collected ones make room for others.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// How long a prototype is believed to be what it was when a new stack has it: collected ones make room for
+/// others.
+const BELIEVED: Duration = Duration::from_millis(50);
+
+/// How often those of known stacks are looked at again.
+const PROTOTYPES_PERIOD: Duration = Duration::from_secs(1);
 
 /// VM code mapped by a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +49,9 @@ pub struct LuaProcess {
     vms: Vec<LuaVm>,
     names: LuaNames,
     prototypes: FxHashMap<u64, Known>,
+    /// Those that samples had since they were last looked at.
+    used: FxHashSet<u64>,
+    looked_at_prototypes: Instant,
     scanned: Option<Instant>,
     /// Changes when something that was resolved before may now mean something else.
     pub epoch: u32,
@@ -70,6 +77,8 @@ impl LuaProcess {
             vms: Vec::new(),
             names: names(pid),
             prototypes: FxHashMap::default(),
+            used: FxHashSet::default(),
+            looked_at_prototypes: Instant::now(),
             scanned: None,
             epoch: 0,
             is_new: true,
@@ -142,6 +151,32 @@ impl LuaProcess {
                 self.epoch += 1;
             }
         }
+        if self.looked_at_prototypes.elapsed() >= PROTOTYPES_PERIOD {
+            self.looked_at_prototypes = Instant::now();
+            for proto in std::mem::take(&mut self.used) {
+                self.check(proto, Duration::ZERO);
+            }
+        }
+    }
+
+    /// A sample has a known stack with this prototype.
+    pub fn note_used(&mut self, proto: u64) {
+        self.used.insert(proto);
+    }
+
+    /// Forgets a prototype if something else stands in its place now.
+    fn check(&mut self, proto: u64, believed: Duration) {
+        let Some(known) = self.prototypes.get_mut(&proto) else {
+            return;
+        };
+        if known.checked.elapsed() < believed {
+            return;
+        }
+        known.checked = Instant::now();
+        if !known.prototype.still_is(&self.memory).unwrap_or(true) {
+            self.prototypes.remove(&proto);
+            self.epoch += 1;
+        }
     }
 
     /// The trace that had code at this address at this time.
@@ -154,6 +189,12 @@ impl LuaProcess {
     pub fn parents(&mut self, child: Coroutine) -> Result<Vec<Vec<LuaFrame>>, NoParents> {
         let index = self.vm(child.g).ok_or(NoParents::Gone)?;
         parents(&self.memory, self.vms[index].layout(), child)
+    }
+
+    /// The live trace of a VM with this number.
+    pub fn live_trace(&mut self, g: u64, number: u16) -> Option<&TraceCopy> {
+        let index = self.vm(g)?;
+        self.vms[index].live_trace(number)
     }
 
     /// The name of a function of the library of a VM.
@@ -173,16 +214,8 @@ impl LuaProcess {
         functions: &mut LuaFunctions,
     ) -> Option<LuaPlace> {
         let index = self.vm(g)?;
-        let now = Instant::now();
-        if let Some(known) = self.prototypes.get_mut(&proto)
-            && now.saturating_duration_since(known.checked) > BELIEVED
-        {
-            known.checked = now;
-            if !known.prototype.still_is(&self.memory).unwrap_or(true) {
-                self.prototypes.remove(&proto);
-                self.epoch += 1;
-            }
-        }
+        self.used.insert(proto);
+        self.check(proto, BELIEVED);
         if !self.prototypes.contains_key(&proto) {
             if self.prototypes.len() >= MAX_PROTOTYPES {
                 self.prototypes.clear();
@@ -197,7 +230,7 @@ impl LuaProcess {
                 Known {
                     prototype,
                     function,
-                    checked: now,
+                    checked: Instant::now(),
                 },
             );
         }

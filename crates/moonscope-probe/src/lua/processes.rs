@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use super::functions::LuaFunctions;
 use super::parents::ParentCounts;
 use super::process::{LuaProcess, MappedBuild};
+use super::words::functions_in;
 use crate::executables::Executables;
 use crate::generation::Generation;
 
@@ -109,6 +110,13 @@ impl LuaProcesses {
     pub fn get(&mut self, pid: Pid) -> Option<(&mut LuaProcess, &mut LuaFunctions, &mut LuaCounts)> {
         let process = self.processes.get_mut(&pid)?;
         Some((process, &mut self.functions, &mut self.counts))
+    }
+
+    /// A sample has a stack that is known.
+    pub fn note_used(&mut self, pid: Pid, words: &[u64]) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            functions_in(words).for_each(|proto| process.note_used(proto));
+        }
     }
 
     /// Changes when what was resolved before may mean something else.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use moonscope_luajit::expand;
 use moonscope_luajit::lua_stack::FrameKind;
-use moonscope_luajit::snapshot::Expansion;
+use moonscope_luajit::snapshot::{Expansion, Precision};
 use moonscope_unwind::{WalkFrame, abi};
 
 use super::functions::LuaFunctions;
@@ -17,6 +17,9 @@ use crate::stacks::{LuaCode, RawFrame};
 /// Why Lua frames are missing.
 const NO_STATE: &str = "Lua state not found";
 const BROKEN: &str = "Lua stack not consistent";
+
+/// `LJ_VMST_EXIT` (lj_obj.h); `vmstate` holds its complement.
+const LJ_VMST_EXIT: i32 = 3;
 
 /// A spliced stack.
 #[derive(Debug, Default)]
@@ -39,6 +42,8 @@ pub struct LuaView<'a> {
     pub counts: &'a mut LuaCounts,
     /// When the sample was taken.
     pub at: Instant,
+    /// What the innermost VM was doing: `global_State.vmstate`.
+    pub vmstate: i32,
 }
 
 /// Names the frames of a walk, leaf first. `locate` places a native frame; its second argument is the
@@ -60,6 +65,7 @@ pub fn splice(
         expansion: None,
         last_native: None,
         before_last_native: None,
+        is_innermost: true,
     };
     for (index, frame) in frames.iter().enumerate() {
         match frame {
@@ -101,6 +107,8 @@ struct Splicer<'a, L> {
     last_native: Option<WalkFrame>,
     /// If it is next to the last one.
     before_last_native: Option<WalkFrame>,
+    /// No segment was met yet.
+    is_innermost: bool,
 }
 
 impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
@@ -148,23 +156,37 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             self.out.frames.push(RawFrame::Gap);
             return;
         }
-        if flags & abi::MS_SEGMENT_TRACE != 0 {
+        let is_innermost = std::mem::take(&mut self.is_innermost);
+        let is_complete = if flags & abi::MS_SEGMENT_TRACE != 0 {
             let addr = self
                 .last_native
                 .map(|native| native.addr.wrapping_sub(u64::from(!native.exact)));
-            self.expansion = addr.and_then(|addr| {
+            let expansion = addr.and_then(|addr| {
                 let trace = lua.process.trace(g, addr, lua.at)?;
                 expand(trace, addr - trace.mcode).ok()
             });
-            if self.expansion.is_none() {
-                lua.counts.unknown_traces += 1;
-                self.out.is_provisional = true;
+            self.expansion = expansion.filter(|expansion| expansion.precision == Precision::Guard);
+            self.expansion.is_some() || {
+                // on its way into a trace or out of it
+                let number = u16::try_from(lua.vmstate).ok();
+                let trace = number.and_then(|number| lua.process.live_trace(g, number));
+                trace.is_some_and(|trace| !trace.may_inline())
             }
-        }
+        } else {
+            // while a trace is left, its frames are not all written to the Lua stack yet
+            !is_innermost || !lua.vmstate != LJ_VMST_EXIT
+        };
         // the native frames of the VM and of compiled code say nothing that the Lua frames do not
         self.out.frames.pop();
         if self.is_in_vm(self.before_last_native) {
             self.out.frames.pop();
+        }
+        if !is_complete {
+            self.out.frames.push(RawFrame::InlinedUnknown);
+            self.out.is_provisional = true;
+            if let Some(lua) = &mut self.lua {
+                lua.counts.unknown_traces += 1;
+            }
         }
     }
 

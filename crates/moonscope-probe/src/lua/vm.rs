@@ -87,6 +87,11 @@ impl LuaVm {
         self.keeper.as_ref()?.find(addr, at).ok()
     }
 
+    /// The live trace with this number, as far as it was looked at.
+    pub fn live_trace(&self, number: u16) -> Option<&TraceCopy> {
+        self.keeper.as_ref()?.live(number)
+    }
+
     /// Looks at the traces if it is time. Says whether some that were known are gone.
     pub fn refresh(&mut self, memory: &impl RemoteMemory) -> bool {
         let is_due = self

@@ -87,6 +87,14 @@ pub fn user_frames(words: &[u64]) -> Vec<UserFrame> {
     frames
 }
 
+/// The prototypes of the Lua functions among these words.
+pub fn functions_in(words: &[u64]) -> impl Iterator<Item = u64> {
+    user_frames(words).into_iter().filter_map(|frame| match frame {
+        UserFrame::Lua(LuaWord::Function { proto, .. }) => Some(proto),
+        _ => None,
+    })
+}
+
 /// Only the native ones.
 pub fn native_frames(words: &[u64]) -> Vec<WalkFrame> {
     user_frames(words)

@@ -240,15 +240,15 @@ fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
     for (count, what) in [
         (
             lua.gaps,
-            "samples have a gap between Lua and code without unwind information",
+            "stacks have a gap between Lua and code without unwind information: marked [no unwind info]",
         ),
         (
             lua.guessed,
-            "samples may lack the innermost Lua frame: the VM was between two states",
+            "stacks may lack the innermost Lua frame: the VM was between two states",
         ),
         (
             lua.unknown_traces,
-            "stacks of compiled code lack inlined frames and line: the trace was not known",
+            "distinct stacks of compiled code may lack inlined frames: marked [inlined frames unknown]",
         ),
         (lua.unknown_functions, "Lua functions could not be read"),
     ] {

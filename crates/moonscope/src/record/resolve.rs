@@ -119,6 +119,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
             RawFrame::CoroutineParent => {
                 named[index] = vec![profile.frame(Frame::marker("coroutine parent"))].into();
             }
+            RawFrame::InlinedUnknown => {
+                named[index] = vec![profile.frame(Frame::marker("inlined frames unknown"))].into();
+            }
             RawFrame::Gap => named[index] = vec![profile.frame(Frame::marker("no unwind info"))].into(),
             RawFrame::Unknown => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
             RawFrame::Cut(_) => named[index] = vec![profile.frame(Frame::marker("truncated"))].into(),
