@@ -52,7 +52,7 @@ pub use drain::{Change, Received};
 pub use error::ProbeError;
 pub use executables::{ExecutableId, TableCounts};
 pub use limits::Limits;
-pub use lua::{LuaCounts, LuaFunction, LuaFunctionId};
+pub use lua::{LuaCounts, LuaFunction, LuaFunctionId, NoParents, ParentCounts};
 pub use object::WalkLoop;
 pub use processes::{ProcessCounts, ProcessId, ProcessInfo};
 pub use session::{Options, Recorded, Scope, Session, Ticks, Totals};

@@ -6,6 +6,7 @@
 
 mod builds;
 mod functions;
+mod parents;
 mod process;
 mod processes;
 mod splice;
@@ -14,6 +15,7 @@ mod words;
 
 pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds};
 pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
+pub use parents::{NoParents, ParentCounts};
 pub use process::{LuaProcess, MappedBuild};
 pub use processes::{LuaCounts, LuaProcesses};
 pub use splice::{LuaView, splice};

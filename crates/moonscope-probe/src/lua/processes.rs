@@ -5,6 +5,7 @@ use moonscope_process::Pid;
 use rustc_hash::FxHashMap;
 
 use super::functions::LuaFunctions;
+use super::parents::ParentCounts;
 use super::process::{LuaProcess, MappedBuild};
 use super::words::functions_in;
 use crate::executables::Executables;
@@ -29,6 +30,8 @@ pub struct LuaCounts {
     pub unknown_traces: u64,
     /// Frames whose function could not be read.
     pub unknown_functions: u64,
+    /// The search for parents of coroutines, where it was asked for.
+    pub parents: Option<ParentCounts>,
 }
 
 /// All processes with LuaJIT.

@@ -125,6 +125,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
             RawFrame::LuaUnknown => {
                 named[index] = vec![profile.frame(Frame::unknown(FrameKind::LuaInterpreted))].into();
             }
+            RawFrame::CoroutineParent => {
+                named[index] = vec![profile.frame(Frame::marker("coroutine parent"))].into();
+            }
             RawFrame::InlinedUnknown => {
                 named[index] = vec![profile.frame(Frame::marker("inlined frames unknown"))].into();
             }

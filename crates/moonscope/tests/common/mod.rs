@@ -10,6 +10,7 @@ pub mod load;
 pub mod profile;
 pub mod program;
 pub mod recording;
+pub mod server;
 
 pub use here::{repository, root, skip, tool, wait_until};
 pub use profile::{Frame, Profile, Sample};
