@@ -17,4 +17,5 @@ pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
 pub use process::{LuaProcess, MappedBuild};
 pub use processes::{LuaCounts, LuaProcesses};
 pub use splice::{LuaView, splice};
+pub use vm::LuaVm;
 pub use words::{LuaWord, UserFrame, native_frames, user_frames};
