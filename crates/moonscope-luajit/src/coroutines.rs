@@ -2,7 +2,8 @@
 //!
 //! All objects but strings are on that list, the newest first (lj_gc.c, lj_gc.h). The first object of a VM is its main
 //! coroutine, so it is the last one that matters; only userdata are behind it (`lj_udata_new`). The list changes
-//! while it is read: a broken one is read again, and what was found is checked by whoever uses it.
+//! while it is read: a broken one is read again, and what was found is checked by whoever uses it. What nothing refers
+//! to any more is on it until it is collected.
 
 use std::time::{Duration, Instant};
 
@@ -40,12 +41,12 @@ pub struct ListBudget {
 }
 
 impl Default for ListBudget {
-    /// 50 million objects (a heap of some 4 GiB), 8 GiB, 5 seconds.
+    /// 50 million objects (a heap of some 4 GiB), 8 GiB, 3 seconds.
     fn default() -> Self {
         Self {
             objects: 50_000_000,
             bytes: 8 << 30,
-            time: Duration::from_secs(5),
+            time: Duration::from_secs(3),
         }
     }
 }
