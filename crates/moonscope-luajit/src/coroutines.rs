@@ -2,7 +2,8 @@
 //!
 //! All objects but strings are on that list, the newest first (lj_gc.c, lj_gc.h). The first object of a VM is its main
 //! coroutine, so it is the last one that matters; only userdata are behind it (`lj_udata_new`). The list changes
-//! while it is read: a broken one is read again, and what was found is checked by whoever uses it.
+//! while it is read: a broken one is read again, and what was found is checked by whoever uses it. What nothing refers
+//! to any more is on it until it is collected.
 
 use std::time::{Duration, Instant};
 
@@ -40,12 +41,12 @@ pub struct ListBudget {
 }
 
 impl Default for ListBudget {
-    /// 50 million objects (a heap of some 4 GiB), 8 GiB, 5 seconds.
+    /// 50 million objects (a heap of some 4 GiB), 8 GiB, 3 seconds.
     fn default() -> Self {
         Self {
             objects: 50_000_000,
             bytes: 8 << 30,
-            time: Duration::from_secs(5),
+            time: Duration::from_secs(3),
         }
     }
 }
@@ -257,5 +258,138 @@ impl<M: RemoteMemory> Pages<'_, M> {
     fn byte(&mut self, at: u64) -> Option<u8> {
         let offset = at % PAGE;
         self.page(at - offset)?.get(offset as usize).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Image, MODES, layout};
+
+    /// Right behind the main coroutine, which luajit2 has in 112 and 80 bytes.
+    fn g(mode: GcMode) -> u64 {
+        let size = match mode {
+            GcMode::Gc64 => 0x70,
+            GcMode::Gc32 => 0x50,
+        };
+        Image::L + size
+    }
+
+    /// A VM whose list has these objects, by type, and then the main coroutine; the head is where LuaJIT 2.1 has it.
+    fn vm(mode: GcMode, kinds: &[u8]) -> (Image, Vec<u64>) {
+        let mut image = Image::new(mode);
+        let fields = mode.fields();
+        let g = g(mode);
+        image.reference(Image::L + u64::from(fields.l_glref), g);
+        let objects: Vec<u64> = (0..kinds.len() as u64)
+            .map(|index| Image::START + 0x3000 + index * 0x40)
+            .collect();
+        for (index, (&object, &kind)) in objects.iter().zip(kinds).enumerate() {
+            image.put(object + u64::from(fields.gct), &[kind]);
+            image.reference(object, objects.get(index + 1).copied().unwrap_or(Image::L));
+        }
+        let head = match mode {
+            GcMode::Gc64 => 0x28,
+            GcMode::Gc32 => 0x20,
+        };
+        image.reference(g + head, objects.first().copied().unwrap_or(Image::L));
+        (image, objects)
+    }
+
+    #[test]
+    fn coroutines_are_found_among_other_objects_up_to_the_main_one() {
+        for mode in MODES {
+            let (image, objects) = vm(mode, &[8, 6, 11, 6, 7, 5]);
+            let all = coroutines(&image, g(mode), &layout(mode), ListBudget::default());
+            assert_eq!(all.found, [objects[1], objects[3]]);
+            assert_eq!((all.end, all.objects), (ListEnd::Complete, 6));
+        }
+    }
+
+    #[test]
+    fn the_head_is_found_where_old_builds_have_it_too() {
+        for mode in MODES {
+            let (mut image, objects) = vm(mode, &[6]);
+            let (new, old) = match mode {
+                GcMode::Gc64 => (0x28, 0x38),
+                GcMode::Gc32 => (0x20, 0x30),
+            };
+            image.reference(g(mode) + new, 0x1234_5678);
+            image.reference(g(mode) + old, objects[0]);
+            let all = coroutines(&image, g(mode), &layout(mode), ListBudget::default());
+            assert_eq!((all.found, all.end), (objects, ListEnd::Complete));
+        }
+    }
+
+    #[test]
+    fn a_list_that_breaks_off_says_so_and_keeps_what_it_had() {
+        for mode in MODES {
+            let kinds: Vec<u8> = [6].into_iter().chain([8; 100]).collect();
+            let (mut image, objects) = vm(mode, &kinds);
+            image.put(objects[80] + u64::from(mode.fields().gct), &[0]);
+            let all = coroutines(&image, g(mode), &layout(mode), ListBudget::default());
+            assert_eq!((all.found.as_slice(), all.end), (&objects[..1], ListEnd::Changed));
+        }
+    }
+
+    #[test]
+    fn a_list_in_a_circle_ends_with_the_budget() {
+        for mode in MODES {
+            let (mut image, objects) = vm(mode, &[6, 8, 6]);
+            image.reference(objects[2], objects[0]);
+            let budget = ListBudget {
+                objects: 10_000,
+                ..ListBudget::default()
+            };
+            let all = coroutines(&image, g(mode), &layout(mode), budget);
+            assert_eq!((all.found.len(), all.end), (2, ListEnd::Budget));
+        }
+    }
+
+    #[test]
+    fn without_a_vm_or_a_list_there_are_no_coroutines() {
+        for mode in MODES {
+            let (mut image, objects) = vm(mode, &[6]);
+            image.put(objects[0] + u64::from(mode.fields().gct), &[99]);
+            let all = coroutines(&image, g(mode), &layout(mode), ListBudget::default());
+            assert_eq!((all.found.len(), all.end), (0, ListEnd::NoList));
+            let nowhere = coroutines(&image, 0x40, &layout(mode), ListBudget::default());
+            assert_eq!(nowhere.end, ListEnd::NoList);
+        }
+    }
+
+    #[test]
+    fn status_is_what_coroutine_status_says() {
+        for mode in MODES {
+            let bottom = Image::STACK + 8 * u64::from(mode.fields().frame_slots);
+            let state = LuaState {
+                addr: Image::L,
+                glref: g(mode),
+                base: bottom,
+                top: bottom,
+                stack: Image::STACK,
+                maxstack: Image::STACK + 0x800,
+                cframe: 0,
+                status: 0,
+            };
+            let of = |state: LuaState| CoroutineStatus::of(&state, mode, None);
+            assert_eq!(of(state), CoroutineStatus::Ended);
+            assert_eq!(of(LuaState { status: 1, ..state }), CoroutineStatus::Suspended);
+            assert_eq!(of(LuaState { status: 2, ..state }), CoroutineStatus::Failed);
+            let called = LuaState {
+                base: bottom + 16,
+                ..state
+            };
+            assert_eq!(of(called), CoroutineStatus::Normal);
+            let new = LuaState {
+                top: bottom + 8,
+                ..state
+            };
+            assert_eq!(of(new), CoroutineStatus::NotStarted);
+            assert_eq!(
+                CoroutineStatus::of(&called, mode, Some(Image::L)),
+                CoroutineStatus::Running
+            );
+        }
     }
 }

@@ -98,6 +98,8 @@ pub struct LiveVm {
     pub coroutines: Vec<LiveCoroutine>,
     /// Coroutines of which nothing but the number is known: too many.
     pub more_coroutines: usize,
+    /// Coroutines that were collected before they could be looked at.
+    pub gone_coroutines: usize,
     /// Objects that were looked at to find them.
     pub objects: u64,
     /// Whether all were found.

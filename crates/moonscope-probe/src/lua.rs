@@ -19,4 +19,5 @@ pub use parents::{NoParents, ParentCounts};
 pub use process::{LuaProcess, MappedBuild};
 pub use processes::{LuaCounts, LuaProcesses};
 pub use splice::{LuaView, splice};
+pub use vm::LuaVm;
 pub use words::{LuaWord, UserFrame, native_frames, user_frames};

@@ -151,15 +151,12 @@ mod tests {
             .unwrap();
         let tid = told.recv().unwrap().cast_unsigned();
         let us = std::process::id();
-        let mut first = Thread::read(us, tid).unwrap();
+        let look = || Thread::read(us, tid).unwrap();
+        assert_eq!(look().comm, "waits\x1b");
+        // on its way to where it waits it may wait elsewhere
         let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while !matches!(first.place, Place::Waiting { .. } | Place::Unknown) {
-            assert!(std::time::Instant::now() < patience, "{first:?}");
-            first = Thread::read(us, tid).unwrap();
-        }
-        assert_eq!(first.comm, "waits\x1b");
-        if first.place != Place::Unknown {
-            assert!(first.stood_still(&Thread::read(us, tid).unwrap()));
+        while look().place != Place::Unknown && !look().stood_still(&look()) {
+            assert!(std::time::Instant::now() < patience, "{:?}", look());
         }
         let own = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
         assert!(!matches!(Thread::read(us, own).unwrap().place, Place::NoUserCode));

@@ -41,7 +41,7 @@ const EXAMPLES: &str = "\
 Examples:
   sudo moonscope stack -p 4321                what does this process wait for?
   sudo moonscope stack --nginx                every worker: its requests that wait, by Lua stack
-  sudo moonscope stack --nginx --json | jq '.processes[].vms[].coroutines[] | [.count, .stack[0].text]'
+  sudo moonscope stack --nginx --json | jq -c '.processes[].vms[].coroutines[] | [.count, .status]'
 
 Stacks are innermost first. Equal Lua stacks are shown once, with how many coroutines have them.
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use moonscope_luajit::find_vms;
 use moonscope_process::Executable;
-use moonscope_unwind::walk_host::{Maps, host_walk_words};
+use moonscope_unwind::walk_host::{Maps, host_walk_to_end};
 use moonscope_unwind::{Registers, RuleSet, WalkEnd, abi};
 use rustc_hash::FxHashMap;
 
@@ -17,6 +17,16 @@ use crate::lua::{LuaBuild, LuaBuilds, UserFrame, user_frames};
 
 /// Words of all unwind tables: 512 MiB, ten times what all programs of a usual machine need. Files beyond it have none.
 const MAX_WORDS: usize = 128 << 20;
+
+/// How a walk went.
+pub(super) struct Walked {
+    /// Leaf first.
+    pub(super) frames: Vec<UserFrame>,
+    /// Why there are no more.
+    pub(super) end: WalkEnd,
+    /// Stack pointer of the last native frame.
+    pub(super) sp: u64,
+}
 
 /// What is known of a file.
 #[derive(Clone, Copy)]
@@ -113,15 +123,17 @@ impl LiveFiles {
         registers: &Registers,
         max_depth: u32,
         mut read: impl FnMut(u64, &mut [u8]) -> bool,
-    ) -> (Vec<UserFrame>, WalkEnd) {
+    ) -> Walked {
         self.maps.lua = Some(lua);
         loop {
             self.maps.mappings = self.mappings(generation);
-            let (words, end) = host_walk_words(&self.maps, &self.rules, registers, max_depth, &mut read);
+            let (words, end, last) =
+                host_walk_to_end(&self.maps, &self.rules, registers, max_depth, &mut read);
             let frames = user_frames(&words);
             let has_more = end == WalkEnd::NoTable && self.build_for(generation, &frames);
             if !has_more {
-                return (frames, end);
+                let sp = last.get(abi::MS_REG_RSP as usize).unwrap_or(u64::MAX);
+                return Walked { frames, end, sp };
             }
         }
     }

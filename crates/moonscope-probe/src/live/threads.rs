@@ -2,19 +2,24 @@
 
 use std::time::{Duration, Instant};
 
+use moonscope_luajit::VmState;
 use moonscope_process::thread::Place;
 use moonscope_process::{Pid, RemoteMemory, Thread};
-use moonscope_unwind::{Registers, abi};
+use moonscope_unwind::{Registers, WalkEnd, abi};
 
+use super::files::Walked;
 use super::{AS_STORED, LiveStack, LiveThread, Look};
 use crate::frames::{cut_of, locate};
-use crate::lua::{LuaView, LuaWord, UserFrame, splice};
+use crate::lua::{LuaView, LuaVm, LuaWord, UserFrame, splice};
 use crate::stacks::{RawFrame, TOO_MANY_STACKS};
 
 /// How often a thread is looked at that runs meanwhile.
 pub(super) const TRIES: usize = 5;
 /// And how long it is left alone in between.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// How far above its last known frame the frame of a VM is looked for: as in `bpf/lua.h`, `LUA_GAP_STACK`.
+const MAX_GAP: u64 = 65536;
 
 /// Why nothing is known of a thread's stack.
 const RUNNING: &str = "the stack of a running thread cannot be read without stopping it";
@@ -62,20 +67,17 @@ impl Look<'_> {
             Place::Unknown => return nothing(Some(NOT_TOLD)),
             Place::NoUserCode => return nothing(None),
         };
-        let mut registers = Registers {
-            regs: [0; abi::MS_NR_REGS as usize],
-            valid: 0,
-        };
-        registers.set(abi::MS_REG_RSP as usize, Some(sp));
-        registers.set(abi::MS_REG_RIP as usize, Some(pc));
-        let memory = self.lua.memory();
-        let (frames, end) = self.files.walk(
-            &self.generation,
-            self.lua.to_kernel(),
-            &registers,
-            self.max_depth,
-            |addr, into| memory.read_exact(addr, into).is_ok(),
-        );
+        let Walked {
+            mut frames,
+            mut end,
+            sp,
+        } = self.walk(sp, pc);
+        if end == WalkEnd::LostRegister
+            && let Some((above, rest)) = self.beyond(sp)
+        {
+            frames.extend(rest);
+            end = above;
+        }
         let segments = || {
             frames.iter().filter_map(|frame| match frame {
                 UserFrame::Lua(LuaWord::Segment { l, flags, .. }) => Some((*l, *flags)),
@@ -90,6 +92,48 @@ impl Look<'_> {
             ..self.name(&frames, cut_of(end))
         };
         (stack, coroutines)
+    }
+
+    fn walk(&mut self, sp: u64, pc: u64) -> Walked {
+        let mut registers = Registers {
+            regs: [0; abi::MS_NR_REGS as usize],
+            valid: 0,
+        };
+        registers.set(abi::MS_REG_RSP as usize, Some(sp));
+        registers.set(abi::MS_REG_RIP as usize, Some(pc));
+        let memory = self.lua.memory();
+        self.files.walk(
+            &self.generation,
+            self.lua.to_kernel(),
+            &registers,
+            self.max_depth,
+            |addr, into| memory.read_exact(addr, into).is_ok(),
+        )
+    }
+
+    /// A walk that needed a register that nobody has saved goes on at the nearest frame of a VM on this stack: C code
+    /// that Lua has called is left out, and said to be missing.
+    fn beyond(&mut self, sp: u64) -> Option<(WalkEnd, Vec<UserFrame>)> {
+        let mapping = self.maps.iter().find(|map| map.contains(sp))?;
+        let reach = sp..mapping.end.min(sp.saturating_add(MAX_GAP));
+        let memory = self.lua.memory();
+        let cframe_of = |vm: &LuaVm| {
+            let running = VmState::read(memory, vm.g, vm.layout())?.running(memory, vm.layout())?;
+            reach
+                .contains(&running.cframe)
+                .then_some((running.cframe, vm.number))
+        };
+        let (cframe, number) = self.lua.vms().iter().filter_map(cframe_of).min()?;
+        let code = self.lua.builds().iter().find(|build| build.number == number)?;
+        // as if the thread stood in the VM's first handler
+        let walked = self.walk(cframe, code.code.start);
+        let mut frames = walked.frames.into_iter().skip(1);
+        let Some(UserFrame::Lua(LuaWord::Segment { l, g, flags })) = frames.next() else {
+            return None;
+        };
+        let flags = flags & !abi::MS_SEGMENT_GUESSED | abi::MS_SEGMENT_GAP;
+        let segment = UserFrame::Lua(LuaWord::Segment { l, g, flags });
+        Some((walked.end, std::iter::once(segment).chain(frames).collect()))
     }
 
     /// Keeps the frames of a walk, leaf first.

@@ -58,6 +58,7 @@ impl Look<'_> {
             thread: running.and_then(|l| self.thread_of(l.cframe, threads)),
             coroutines: Vec::new(),
             more_coroutines: list.found.len().saturating_sub(MAX_COROUTINES),
+            gone_coroutines: 0,
             objects: list.objects,
             list: list.end,
         };
@@ -68,7 +69,10 @@ impl Look<'_> {
         all.retain(|&l| seen.insert(l));
         for l in all {
             let coroutine = self.coroutine(g, &layout, l, l == main, threads);
-            vm.coroutines.extend(coroutine);
+            match coroutine {
+                Some(coroutine) => vm.coroutines.push(coroutine),
+                None => vm.gone_coroutines += 1,
+            }
         }
         vm.is_running |= vm
             .coroutines

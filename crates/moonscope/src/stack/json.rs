@@ -85,6 +85,7 @@ struct Vm<'a> {
     thread: Option<u32>,
     coroutines: Vec<Coroutines<'a>>,
     more_coroutines: usize,
+    gone_coroutines: usize,
     objects: u64,
     /// `complete`, `changed`, `budget`, `not-found`.
     list: &'static str,
@@ -181,6 +182,7 @@ fn vm<'a>(report: &'a Report, vm: &'a LiveVm) -> Vm<'a> {
             .filter_map(|group| coroutines(report, group))
             .collect(),
         more_coroutines: vm.more_coroutines,
+        gone_coroutines: vm.gone_coroutines,
         objects: vm.objects,
         list: match vm.list {
             ListEnd::Complete => "complete",

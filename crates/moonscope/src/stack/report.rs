@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use moonscope_luajit::coroutines::CoroutineStatus;
 use moonscope_probe::live::{LiveCoroutine, LiveProcess, LiveStack};
 use moonscope_process::Pid;
-use moonscope_profile::{Frame, FrameKind, Profile, StackId};
+use moonscope_profile::{Frame, FrameKind, FrameText, Profile, StackId};
 use moonscope_symbols::Symbolizer;
 
 use crate::record::resolve;
@@ -56,7 +56,7 @@ impl Report {
             let frame = self.profile.frame_of(id);
             let module = frame.module.map(|module| self.profile.module_of(module));
             ShownFrame {
-                text: self.profile.text_of(id).to_string(),
+                text: text(frame, self.profile.text_of(id)),
                 frame,
                 module: module.map(|module| module.path.as_str()),
             }
@@ -102,6 +102,15 @@ impl Report {
             )
         });
         groups
+    }
+}
+
+/// The text of a frame; here frames may be missing for want of a register, not only of unwind information.
+fn text(frame: &Frame, text: FrameText<'_>) -> String {
+    let is_gap = frame.kind == FrameKind::Marker && frame.name() == Some("[no unwind info]");
+    match is_gap {
+        true => "[native frames missing]".to_owned(),
+        false => text.to_string(),
     }
 }
 

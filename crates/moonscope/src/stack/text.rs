@@ -138,6 +138,13 @@ fn vm(out: &mut String, report: &Report, vm: &LiveVm) {
     if let Some(what) = missing(vm) {
         let _ = writeln!(out, "  {what}");
     }
+    if vm.gone_coroutines > 0 {
+        let gone = counted(vm.gone_coroutines, "coroutine");
+        let _ = writeln!(
+            out,
+            "  {gone} collected as garbage before they could be looked at"
+        );
+    }
     for group in Report::groups(&vm.coroutines) {
         coroutines(out, report, &group);
     }
@@ -172,7 +179,10 @@ fn missing(vm: &LiveVm) -> Option<String> {
     let objects = vm.objects;
     Some(match (vm.list, vm.more_coroutines) {
         (ListEnd::Complete, 0) => return None,
-        (ListEnd::Complete, more) => format!("not all looked at: {} more", counted(more, "coroutine")),
+        (ListEnd::Complete, more) => format!(
+            "not all looked at: {} beyond the limit",
+            counted(more, "coroutine")
+        ),
         (ListEnd::Changed, _) => {
             format!("not all looked at: the list of objects changed after {objects} of them; try again")
         }
