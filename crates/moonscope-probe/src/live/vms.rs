@@ -147,6 +147,7 @@ impl Look<'_> {
                     Function::Lua(code) => LuaWord::Function {
                         proto: code.proto,
                         at: None,
+                        print: 0,
                     },
                     Function::C { f } => LuaWord::CFunction { code: f },
                     Function::Builtin { ffid } => LuaWord::Builtin { ffid },
@@ -230,6 +231,7 @@ fn word(kind: FrameKind) -> LuaWord {
             proto,
             // positions in words of a walk are behind their instruction
             at: pos.and_then(|pos| pos.checked_add(1)),
+            print: 0,
         },
         FrameKind::C { f } => LuaWord::CFunction { code: f },
         FrameKind::Builtin { ffid } => LuaWord::Builtin { ffid },

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{GcMode, Layout, LuaFrame, Prototype, TraceCopy, vms};
+use moonscope_luajit::{GcMode, Layout, LuaFrame, Prototype, PrototypeIdentity, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -63,6 +63,7 @@ impl MappedBuild {
 
 struct Known {
     prototype: Prototype,
+    print: u32,
     function: LuaFunctionId,
     checked: Instant,
 }
@@ -261,17 +262,22 @@ impl LuaProcess {
         }
     }
 
-    /// The function of a prototype, and the line of a position in its bytecode (0 is its header).
+    /// The function of a prototype, and the line of a position in its bytecode (0 is its header). `None` if the
+    /// prototype that had this print (`MS_LUA_PRINT`; 0: not known) is not there anymore.
     pub fn place(
         &mut self,
         g: u64,
-        proto: u64,
+        (proto, print): (u64, u32),
         position: Option<u32>,
         functions: &mut LuaFunctions,
     ) -> Option<LuaPlace> {
         let index = self.vm(g)?;
         self.used.insert(proto);
         self.check(proto, BELIEVED);
+        let is_other = |known: &Known| print != 0 && known.print != print;
+        if self.prototypes.get(&proto).is_some_and(is_other) {
+            self.prototypes.remove(&proto);
+        }
         if !self.prototypes.contains_key(&proto) {
             if self.prototypes.len() >= MAX_PROTOTYPES {
                 self.prototypes.clear();
@@ -284,13 +290,14 @@ impl LuaProcess {
             self.prototypes.insert(
                 proto,
                 Known {
+                    print: print_of(&prototype.identity),
                     prototype,
                     function,
                     checked: Instant::now(),
                 },
             );
         }
-        let known = self.prototypes.get(&proto)?;
+        let known = self.prototypes.get(&proto).filter(|known| !is_other(known))?;
         let line = position
             .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
             .unwrap_or(0);
@@ -299,6 +306,14 @@ impl LuaProcess {
             line,
         })
     }
+}
+
+/// `MS_LUA_PRINT`.
+fn print_of(identity: &PrototypeIdentity) -> u32 {
+    ((identity.chunkname >> 3) as u32)
+        .wrapping_mul(abi::MS_LUA_PRINT_CHUNK)
+        .wrapping_add(identity.firstline.wrapping_mul(abi::MS_LUA_PRINT_LINE))
+        .wrapping_add(identity.numline.wrapping_mul(abi::MS_LUA_PRINT_LINES))
 }
 
 /// Names from the sources that the process sees.

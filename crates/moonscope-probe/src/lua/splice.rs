@@ -116,13 +116,14 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         self.depth += 1;
         match *word {
             LuaWord::Segment { l, g, flags } => self.begin(l, g, flags),
-            LuaWord::Function { proto, at } => {
+            LuaWord::Function { proto, at, print } => {
                 let called_at = at.and_then(|at| at.checked_sub(1)).filter(|_| self.depth > 1);
                 self.outermost = called_at.map(|at| (proto, at));
                 match self.expansion.take() {
                     Some(expansion) => self.unfold(&expansion),
-                    // a saved position is behind its instruction
-                    None => self.function(proto, at.and_then(|at| at.checked_sub(1))),
+                    // a saved position is behind its instruction; only of a function that was
+                    // just entered it is not
+                    None => self.function(proto, at.map(|at| at.saturating_sub(1)), print),
                 }
                 // its callers are on the Lua stack as the interpreter left them
                 self.code = LuaCode::Interpreted;
@@ -252,7 +253,8 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
 
     fn frame(&mut self, kind: FrameKind) {
         match kind {
-            FrameKind::Lua { proto, pos } => self.function(proto, pos),
+            // without a print: it was not seen by the kernel side
+            FrameKind::Lua { proto, pos } => self.function(proto, pos, 0),
             FrameKind::C { f } => self.c_function(f),
             FrameKind::Builtin { ffid } => self.builtin(ffid),
         }
@@ -267,13 +269,13 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
     }
 
-    fn function(&mut self, proto: u64, position: Option<u32>) {
+    fn function(&mut self, proto: u64, position: Option<u32>, print: u32) {
         let code = self.code;
         let g = self.g;
         let place = self
             .lua
             .as_mut()
-            .and_then(|lua| lua.process.place(g, proto, position, lua.functions));
+            .and_then(|lua| lua.process.place(g, (proto, print), position, lua.functions));
         match place {
             Some(place) => self.out.frames.push(RawFrame::Lua {
                 function: place.function,
