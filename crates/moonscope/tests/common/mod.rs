@@ -7,6 +7,7 @@
 
 pub mod here;
 pub mod load;
+pub mod lua;
 pub mod profile;
 pub mod program;
 pub mod recording;
