@@ -77,6 +77,7 @@ static __always_inline void walk_user(struct scratch *s, struct task_struct *tas
 	s->sample.exec_vm = BPF_CORE_READ(task, mm, exec_vm);
 	if (s->sample.exec_vm != process->exec_vm)
 		s->sample.flags |= MS_SAMPLE_MAPS_CHANGED;
+	w->end = MS_END_DEPTH;
 	if (loop == WALK_BPF_LOOP)
 		walk_with_bpf_loop(s);
 	else

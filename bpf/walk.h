@@ -31,6 +31,14 @@
 #define MS_BIT(reg) (1U << (reg))
 #define MS_NO_LIMIT (~0ULL)
 
+/*
+ * Steps for each frame at most: a native frame may need a second one to find its
+ * caller, and a third that ends a Lua segment. One more sees that the limit is
+ * reached. Whoever walks sets w->end to MS_END_DEPTH first: a Lua stack may be
+ * written that has steps without frames.
+ */
+#define MS_MAX_STEPS (3 * MS_MAX_DEPTH + 1)
+
 static __always_inline int ms_stop(struct walk *w, __u32 end)
 {
 	w->end = end;

@@ -59,13 +59,6 @@ static __always_inline int ms_emit(struct walk *w, __u64 frame)
 
 #include "walk.h"
 
-/*
- * Steps for each frame at most: a native frame may need a second one to find its
- * caller, and a third that ends a Lua segment. One more sees that the limit is
- * reached.
- */
-#define MS_MAX_STEPS (3 * MS_MAX_DEPTH + 1)
-
 struct walk_context {
 	struct walk *walk;
 };

@@ -83,6 +83,7 @@ __u32 ms_walk_on_host(struct surroundings *s, __u32 max_depth)
 	struct walk w = {
 		.valid = s->valid,
 		.max_depth = max_depth,
+		.end = MS_END_DEPTH,
 		.exact = 1,
 		.count = s->nr_mappings,
 	};
@@ -90,8 +91,9 @@ __u32 ms_walk_on_host(struct surroundings *s, __u32 max_depth)
 	for (int i = 0; i < MS_NR_REGS; i++)
 		w.reg[i] = s->reg[i];
 	around = s;
-	while (!walk_step(&w))
-		;
+	for (int i = 0; i < MS_MAX_STEPS; i++)
+		if (walk_step(&w))
+			break;
 	around = NULL;
 	for (int i = 0; i < MS_NR_REGS; i++)
 		s->reg[i] = w.reg[i];
