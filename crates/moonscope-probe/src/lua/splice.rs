@@ -77,6 +77,13 @@ pub fn splice(
     splicer.out
 }
 
+/// Is this what runs in the function that the Lua stack has there?
+fn is_of(expansion: &Expansion, function: u64) -> bool {
+    let outermost = expansion.frames.last().and_then(|frame| frame.kind.as_ref());
+    expansion.tail_called
+        || outermost.is_none_or(|kind| matches!(kind, FrameKind::Lua { proto, .. } if *proto == function))
+}
+
 struct Splicer<'a, L> {
     locate: L,
     lua: Option<LuaView<'a>>,
@@ -98,7 +105,12 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             LuaWord::Segment { l, g, flags } => self.begin(l, g, flags),
             LuaWord::Function { proto, at, print } => {
                 match self.expansion.take() {
-                    Some(expansion) => self.unfold(&expansion),
+                    Some(expansion) if is_of(&expansion, proto) => self.unfold(&expansion, (proto, print)),
+                    // of a trace that was at this address before, or since
+                    Some(_) => {
+                        self.unknown_trace();
+                        self.function(proto, None, print);
+                    }
                     // a saved position is behind its instruction; only of a function that was
                     // just entered it is not
                     None => self.function(proto, at.map(|at| at.saturating_sub(1)), print),
@@ -143,8 +155,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 expand(trace, addr - trace.mcode).ok()
             });
             if self.expansion.is_none() {
-                lua.counts.unknown_traces += 1;
-                self.out.is_provisional = true;
+                self.unknown_trace();
             }
         }
         // the native frames of the VM and of compiled code say nothing that the Lua frames do not
@@ -167,9 +178,20 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 .any(|build| build.code.contains(&native.addr))
     }
 
-    fn unfold(&mut self, expansion: &Expansion) {
+    fn unknown_trace(&mut self) {
+        if let Some(lua) = &mut self.lua {
+            lua.counts.unknown_traces += 1;
+        }
+        self.out.is_provisional = true;
+    }
+
+    /// The frames that compiled code runs, of which the outermost is on the Lua stack.
+    fn unfold(&mut self, expansion: &Expansion, outermost: (u64, u32)) {
         for frame in &expansion.frames {
             match frame.kind {
+                Some(FrameKind::Lua { proto, pos }) if proto == outermost.0 => {
+                    self.function(proto, pos, outermost.1);
+                }
                 Some(FrameKind::Lua { proto, pos }) => self.function(proto, pos, 0),
                 Some(FrameKind::C { f }) => self.c_function(f),
                 Some(FrameKind::Builtin { ffid }) => self.builtin(ffid),
