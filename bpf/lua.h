@@ -184,20 +184,22 @@ static __always_inline int lua_state_at(struct walk *w, __u64 number, __u64 cfra
 
 /*
  * This state of the VM with this G, if its C frame is at most `limit` above the
- * stack pointer. So many `inner` ones below that may have been walked already.
+ * stack pointer. So many `inner` ones below that may have been walked already. The
+ * C frame must say the same: memory that looks like a VM may name any address.
  */
 static __always_inline int lua_state_is(struct walk *w, __u64 number, __u64 g, __u64 l, __u64 limit,
 					int inner, struct lua_state *to)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
-	__u64 sp = w->reg[MS_REG_RSP];
+	__u64 sp = w->reg[MS_REG_RSP], owner;
 
 	if (lua_read_state(w, number, l, to) || to->g != g)
 		return -1;
 	for (int i = 0; i < inner && to->cframe && to->cframe < sp; i++)
 		if (lua_read_cframe(w, to->cframe + layout->cf_prev, &to->cframe))
 			return -1;
-	if (to->cframe < sp || to->cframe - sp > limit)
+	if (to->cframe < sp || to->cframe - sp > limit ||
+	    lua_read_ref(w, layout, to->cframe + layout->cf_l, &owner) || owner != l)
 		return -1;
 	return 0;
 }
@@ -382,7 +384,7 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 			return -1;
 		found = 0;
 	}
-	if (pc && (in_vm || !found) && !(found && (pc & LUA_FRAME_TYPE)) && !lua_caller(w, layout, base, pc, &caller, &caller_pc) &&
+	if (pc && (in_vm || !found) && !lua_caller(w, layout, base, pc, &caller, &caller_pc) &&
 	    lua_is_base(state, caller) && caller != state->bottom && caller < base &&
 	    !lua_read_slots(w, layout, caller, &slots) &&
 	    !lua_read_function(w, layout, slots.function, &function) &&

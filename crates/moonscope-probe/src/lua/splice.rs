@@ -88,6 +88,13 @@ pub fn splice(
     splicer.out
 }
 
+/// Is this what runs in the function that the Lua stack has there?
+fn is_of(expansion: &Expansion, function: u64) -> bool {
+    let outermost = expansion.frames.last().and_then(|frame| frame.kind.as_ref());
+    expansion.tail_called
+        || outermost.is_none_or(|kind| matches!(kind, FrameKind::Lua { proto, .. } if *proto == function))
+}
+
 struct Splicer<'a, L> {
     locate: L,
     lua: Option<LuaView<'a>>,
@@ -120,7 +127,12 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 let called_at = at.and_then(|at| at.checked_sub(1)).filter(|_| self.depth > 1);
                 self.outermost = called_at.map(|at| (proto, at));
                 match self.expansion.take() {
-                    Some(expansion) => self.unfold(&expansion),
+                    Some(expansion) if is_of(&expansion, proto) => self.unfold(&expansion, (proto, print)),
+                    // of a trace that was at this address before, or since
+                    Some(_) => {
+                        self.unknown_trace();
+                        self.function(proto, None, print);
+                    }
                     // a saved position is behind its instruction; only of a function that was
                     // just entered it is not
                     None => self.function(proto, at.map(|at| at.saturating_sub(1)), print),
@@ -183,11 +195,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             self.out.frames.pop();
         }
         if !is_complete {
-            self.out.frames.push(RawFrame::InlinedUnknown);
-            self.out.is_provisional = true;
-            if let Some(lua) = &mut self.lua {
-                lua.counts.unknown_traces += 1;
-            }
+            self.unknown_trace();
         }
     }
 
@@ -260,9 +268,22 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
     }
 
-    fn unfold(&mut self, expansion: &Expansion) {
+    /// Compiled code of which it is not known what is inlined at this place.
+    fn unknown_trace(&mut self) {
+        if let Some(lua) = &mut self.lua {
+            lua.counts.unknown_traces += 1;
+        }
+        self.out.is_provisional = true;
+        self.out.frames.push(RawFrame::InlinedUnknown);
+    }
+
+    /// The frames that compiled code runs, of which the outermost is on the Lua stack.
+    fn unfold(&mut self, expansion: &Expansion, outermost: (u64, u32)) {
         for frame in &expansion.frames {
             match frame.kind {
+                Some(FrameKind::Lua { proto, pos }) if proto == outermost.0 => {
+                    self.function(proto, pos, outermost.1);
+                }
                 Some(kind) => self.frame(kind),
                 None => self.unknown(),
             }
