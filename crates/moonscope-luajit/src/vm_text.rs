@@ -118,6 +118,21 @@ impl VmText {
         (self.start..self.end).contains(&addr)
     }
 
+    /// Are all parts inside the VM, sorted and apart from each other? In damaged code they need not be.
+    fn is_consistent(&self) -> bool {
+        let are_rows = |rows: &[Window]| {
+            rows.iter()
+                .all(|row| row.start < row.end && self.start <= row.start && row.end <= self.end)
+                && rows.windows(2).all(|two| two[0].end <= two[1].start)
+        };
+        let is_part = |part: &Range<u64>| self.start <= part.start && part.end <= self.end;
+        are_rows(&self.windows)
+            && are_rows(&self.helpers)
+            && self.below.iter().all(is_part)
+            && is_part(&self.dispatch)
+            && (self.start..=self.end).contains(&self.handlers_end)
+    }
+
     /// The window at this address.
     pub fn window(&self, addr: u64) -> Option<&Window> {
         at(&self.windows, addr)
@@ -144,7 +159,7 @@ pub fn find_vms(file: &[u8]) -> Result<Vec<VmText>, VmTextError> {
         .into_iter()
         .filter_map(|(range, frame)| {
             let code = elf.code(range.start, range.end)?;
-            x86::vm::describe(code, range.start).filter(|vm| vm.cframe_size == frame)
+            x86::vm::describe(code, range.start).filter(|vm| vm.cframe_size == frame && vm.is_consistent())
         })
         .collect();
     if vms.is_empty() {
@@ -155,7 +170,7 @@ pub fn find_vms(file: &[u8]) -> Result<Vec<VmText>, VmTextError> {
                 let code = elf.code(hole.start, hole.end)?;
                 let range = x86::vm::bounds_without_unwind_entry(code, hole.start)?;
                 let code = elf.code(range.start, range.end)?;
-                x86::vm::describe(code, range.start)
+                x86::vm::describe(code, range.start).filter(VmText::is_consistent)
             })
             .take(eh_frame::MAX_FOUND)
             .collect();

@@ -154,7 +154,7 @@ impl Host {
         };
         // another system's library may need a newer libc
         if host.g.is_empty() {
-            skip(&format!("{} cannot be loaded here", build.path.display()));
+            eprintln!("{} cannot be loaded here: left out", build.path.display());
             return None;
         }
         Some(host)
