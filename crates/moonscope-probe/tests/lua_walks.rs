@@ -292,12 +292,15 @@ fn overwrite(image: &mut Image, place: &Where, what: &What) {
     }
 }
 
-/// Instructions outside of a function are none in user space; the kernel tells where they would be.
-fn without_wrong_positions(frame: &[u64; 2]) -> [u64; 2] {
-    let is_position = frame[0] >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf == u64::from(abi::MS_LUA_FUNCTION);
-    match is_position && !(1..=32).contains(&frame[1]) {
-        true => [frame[0], NO_PC],
-        false => *frame,
+/// Instructions outside of a function are none in user space; the kernel tells where they would be. What it says
+/// of the prototype above them is not compared.
+fn without_wrong_positions(&[first, second]: &[u64; 2]) -> [u64; 2] {
+    let kind = (first >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf) as u32;
+    let at = second & NO_PC;
+    match kind {
+        abi::MS_LUA_FUNCTION if !(1..=32).contains(&at) => [first, NO_PC],
+        abi::MS_LUA_FUNCTION => [first, at],
+        _ => [first, second],
     }
 }
 
