@@ -4,6 +4,8 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 # Debian releases whose kernels `make kernels` boots (see tests/kernels/run)
 KERNELS ?= 5.10 6.1 6.12 newest
+# LuaJITs that `make test` builds and tests with (see tests/luajit/build)
+LUAJITS ?= upstream-gc64 openresty-gc32 debian bullseye-gc32
 
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -40,6 +42,7 @@ programs:
 test:
 	@scripts/setup test
 	@tests/programs/build >/dev/null
+	@tests/luajit/build $(LUAJITS) >/dev/null || [ $$? -eq 77 ]
 	@scripts/test
 
 # In the profile of the build, so that nothing is built twice.

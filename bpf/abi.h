@@ -94,6 +94,7 @@ enum ms_cfa {
 	MS_CFA_LUA_VM,		/* bytecode handlers: a register holds the Lua base */
 	MS_CFA_LUA_VM_INNER,	/* subroutines: it may hold something else */
 	MS_CFA_LUA_DISPATCH,	/* the new Lua frame may not be there yet (lj_vm_call_dispatch) */
+	MS_CFA_LUA_CALLBACK,	/* nor here (lj_vm_ffi_callback) */
 	/* CFA = reg + off in LuaJIT's VM: no Lua frames belong to it, but */
 	MS_CFA_LUA_HELPER,	/* it was called by the VM, whose registers still hold */
 	MS_CFA_LUA_LEAVING,	/* rbx holds what will be lua_State.base */
@@ -285,13 +286,27 @@ enum {
 
 enum ms_lua_frame {
 	MS_LUA_SEGMENT,		/* lua_State; G and MS_SEGMENT_* */
-	MS_LUA_FUNCTION,	/* prototype; where in its bytecode: (pc - first) / 4, or MS_LUA_NO_PC */
+	MS_LUA_FUNCTION,	/* prototype; where in its bytecode: (pc - first) / 4, or MS_LUA_NO_PC,
+				 * and its MS_LUA_PRINT above it */
 	MS_LUA_C_FUNCTION,	/* C code; function object */
 	MS_LUA_BUILTIN,		/* function object; its ffid */
 	MS_LUA_BROKEN,		/* the walk of this Lua stack ends here: base; enum ms_lua_broken */
 };
 
 #define MS_LUA_NO_PC 0xffffffffULL
+
+/*
+ * What a prototype was when it was seen, in 32 bits: it may be freed and another
+ * one stand there before it is named. From its chunkname (a reference), firstline
+ * and numline; 0: not known.
+ */
+#define MS_LUA_PRINT_SHIFT 32
+#define MS_LUA_PRINT_CHUNK 0x9e3779b1U
+#define MS_LUA_PRINT_LINE 0x85ebca6bU
+#define MS_LUA_PRINT_LINES 0xc2b2ae35U
+#define MS_LUA_PRINT(chunkname, firstline, numline)				\
+	((__u32)((chunkname) >> 3) * MS_LUA_PRINT_CHUNK +			\
+	 (firstline) * MS_LUA_PRINT_LINE + (numline) * MS_LUA_PRINT_LINES)
 
 #define MS_SEGMENT_TRACE (1ULL << 63)	/* compiled code: its snapshots know inlined frames and the line */
 #define MS_SEGMENT_GAP (1ULL << 62)	/* native frames before it are missing: code without unwind information */

@@ -40,6 +40,7 @@ enum {
 	LUA_FRAME_C = 1,
 	LUA_FRAME_CONT = 2,
 	LUA_FRAME_VARG = 3,
+	LUA_FRAME_P = 4,
 	/* a continuation that is none (LJ_CONT_FFI_CALLBACK) */
 	LUA_CONT_FFI_CALLBACK = 1,
 	/* bytes that are read of a lua_State, of a function, of a C frame */
@@ -51,6 +52,9 @@ enum {
 	/* sizeof(GCproto): bytecode begins behind it */
 	LUA_PROTO_BYTES_64 = 0x68,
 	LUA_PROTO_BYTES_32 = 0x40,
+	/* GCproto.chunkname, and behind it firstline and numline */
+	LUA_CHUNKNAME_64 = 0x40,
+	LUA_CHUNKNAME_32 = 0x28,
 	/* GCproto.sizebc, seen from the bytecode */
 	LUA_SIZEBC_64 = 0xc - 0x68,
 	LUA_SIZEBC_32 = 0x8 - 0x40,
@@ -60,6 +64,11 @@ enum {
 	 * what the exit handler's C functions need is not in it.
 	 */
 	LUA_TRACE_STACK = 4096,
+	/*
+	 * C frames of what vm_exit_handler called: lj_trace_exit restores a snapshot
+	 * under lj_vm_cpcall, and may begin to record.
+	 */
+	LUA_INNER_FRAMES = 2,
 	/*
 	 * How far above the stack pointer a C frame is looked for where native
 	 * unwinding failed. A thread's stack may lie below another's, and this is
@@ -173,20 +182,36 @@ static __always_inline int lua_state_at(struct walk *w, __u64 number, __u64 cfra
 	return 0;
 }
 
-/* The state that the VM with this G runs, if its C frame is at most `limit` above the stack pointer. */
-static __always_inline int lua_state_of(struct walk *w, __u64 number, __u64 g, __u64 limit,
-					struct lua_state *to)
+/*
+ * This state of the VM with this G, if its C frame is at most `limit` above the
+ * stack pointer. So many `inner` ones below that may have been walked already.
+ */
+static __always_inline int lua_state_is(struct walk *w, __u64 number, __u64 g, __u64 l, __u64 limit,
+					int inner, struct lua_state *to)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
 	__u64 sp = w->reg[MS_REG_RSP];
-	__u64 l;
 
-	if (!g || (g & 7) || !ms_is_user_address(g) || lua_read_ref(w, layout, g + layout->cur_l, &l) ||
-	    lua_read_state(w, number, l, to))
+	if (lua_read_state(w, number, l, to) || to->g != g)
 		return -1;
-	if (to->g != g || to->cframe < sp || to->cframe - sp > limit)
+	for (int i = 0; i < inner && to->cframe && to->cframe < sp; i++)
+		if (lua_read_cframe(w, to->cframe + layout->cf_prev, &to->cframe))
+			return -1;
+	if (to->cframe < sp || to->cframe - sp > limit)
 		return -1;
 	return 0;
+}
+
+/* The state that the VM with this G runs. */
+static __always_inline int lua_state_of(struct walk *w, __u64 number, __u64 g, __u64 limit,
+					struct lua_state *to)
+{
+	__u64 l;
+
+	if (!g || (g & 7) || !ms_is_user_address(g) ||
+	    lua_read_ref(w, ms_lua_layout(number), g + ms_lua_layout(number)->cur_l, &l))
+		return -1;
+	return lua_state_is(w, number, g, l, limit, 0, to);
 }
 
 /* G by the register that points at the dispatch table wherever the VM runs. */
@@ -265,41 +290,134 @@ static __always_inline int lua_is_base(const struct lua_state *state, __u64 base
 	return !(base & 7) && base >= state->bottom && base <= state->maxstack;
 }
 
-/*
- * A thread inside the VM's own code: is the base in the register a frame? In a
- * bytecode handler it is. Elsewhere only if the bytecode position in the other
- * register is in its function, or the function has none.
- */
-static __always_inline int lua_register_base(struct walk *w, const struct lua_state *state, int inner)
+/* Is this a position in the bytecode of a Lua function? A saved one is behind its instruction. */
+static __always_inline int lua_covers(struct walk *w, const struct ms_lua_layout *layout,
+				      const struct lua_function *function, __u64 pc)
 {
-	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
-	__u64 base = w->reg[MS_REG_RDX], pc = w->reg[MS_REG_RBX];
-	struct lua_function function;
-	struct lua_slots slots;
 	__u32 sizebc;
 
-	if (lua_is_gc32(layout)) {
-		base = (__u32)base;
-		pc = (__u32)pc;
-	}
-	if (!lua_is_base(state, base) || base == state->bottom ||
-	    lua_read_slots(w, layout, base, &slots) ||
-	    lua_read_function(w, layout, slots.function, &function))
+	if (function->ffid != LUA_FF_LUA || pc < function->pc ||
+	    ms_read_user(w, &sizebc, 4, function->pc + (lua_is_gc32(layout) ? LUA_SIZEBC_32 : LUA_SIZEBC_64)))
+		return 0;
+	return pc <= function->pc + 4ULL * sizebc;
+}
+
+/* The base of the frame whose call instruction, before the position `pc`, made the frame at `base`. */
+static __always_inline int lua_caller_base(struct walk *w, const struct ms_lua_layout *layout,
+					   __u64 base, __u64 pc, __u64 *to)
+{
+	__u32 call;
+
+	/* the instruction before the return position names the slot of the call */
+	if (ms_read_user(w, &call, 4, pc - 4))
 		return -1;
-	if (function.ffid == LUA_FF_LUA) {
-		if (ms_read_user(w, &sizebc, 4, function.pc + (lua_is_gc32(layout) ? LUA_SIZEBC_32 : LUA_SIZEBC_64)))
-			return -1;
-		if (pc < function.pc || pc > function.pc + 4ULL * sizebc) {
-			if (inner)
-				return -1;
-			pc = 0;
-		}
-	} else {
-		pc = 0;
-	}
-	w->lua.base = base;
-	w->lua.pc = pc;
+	*to = base - 8ULL * (((call >> 8) & 0xff) + (lua_is_gc32(layout) ? 1 : 2));
 	return 0;
+}
+
+/*
+ * The frame that called the one at `base`, by a link that is no longer, or not
+ * yet, in the slots of that: its base, and where it is in its bytecode (0: it is
+ * pcall or xpcall). lj_vm_return has the lowest bit of the link flipped.
+ */
+static __always_inline int lua_caller(struct walk *w, const struct ms_lua_layout *layout,
+				      __u64 base, __u64 link, __u64 *caller, __u64 *pc)
+{
+	__u64 cont[2];
+
+	*pc = link;
+	if (!(link & LUA_FRAME_TYPE))
+		return lua_caller_base(w, layout, base, link, caller);
+	*caller = base - (link & ~(__u64)LUA_FRAME_TYPEP);
+	*pc = 0;
+	if ((link & (LUA_FRAME_TYPEP & ~1)) == (LUA_FRAME_CONT | LUA_FRAME_P))
+		return 0;
+	if ((link & (LUA_FRAME_TYPEP & ~1)) != LUA_FRAME_CONT)
+		return -1;
+	if (lua_is_gc32(layout)) {
+		if (ms_read_user(w, cont, 8, base - 16))
+			return -1;
+		*pc = cont[0] >> 32;
+	} else {
+		if (ms_read_user(w, cont, 16, base - 32))
+			return -1;
+		*pc = cont[1];
+	}
+	return *pc ? 0 : -1;
+}
+
+/*
+ * A thread inside the VM's own code, or called by it: the frame at a base that a
+ * register holds. The bytecode position in PC (rbx) tells if it is the one that
+ * runs. While a function is called or returns, PC is its caller's already, or
+ * still, and its own frame is not complete, or has results in it: then the caller
+ * is taken, at its call. Of a builtin whose C part runs (not `in_vm`) the caller is
+ * taken only if it has written its result already. Where the base need not be right
+ * (not `certain`), a Lua function must have the position.
+ */
+static __always_inline int lua_register_base(struct walk *w, const struct lua_state *state, __u64 base,
+					     int in_vm, int certain)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	__u64 pc = w->reg[MS_REG_RBX], caller, caller_pc;
+	struct lua_function function;
+	struct lua_slots slots;
+	int found;
+
+	if (lua_is_gc32(layout))
+		pc = (__u32)pc;
+	if (!(w->valid & MS_BIT(MS_REG_RBX)))
+		pc = 0;
+	if (!lua_is_base(state, base) || base == state->bottom)
+		return -1;
+	found = !lua_read_slots(w, layout, base, &slots) &&
+		!lua_read_function(w, layout, slots.function, &function);
+	if (found && lua_covers(w, layout, &function, pc)) {
+		w->lua.base = base;
+		w->lua.pc = pc;
+		return 0;
+	}
+	if (found && function.ffid == LUA_FF_LUA && !certain) {
+		if (!in_vm)
+			return -1;
+		found = 0;
+	}
+	if (pc && (in_vm || !found) && !(found && (pc & LUA_FRAME_TYPE)) && !lua_caller(w, layout, base, pc, &caller, &caller_pc) &&
+	    lua_is_base(state, caller) && caller != state->bottom && caller < base &&
+	    !lua_read_slots(w, layout, caller, &slots) &&
+	    !lua_read_function(w, layout, slots.function, &function) &&
+	    (caller_pc ? lua_covers(w, layout, &function, caller_pc) : function.ffid > LUA_FF_C)) {
+		w->lua.base = caller;
+		w->lua.pc = caller_pc;
+		return 0;
+	}
+	if (!found)
+		return -1;
+	w->lua.base = base;
+	w->lua.pc = 0;
+	return 0;
+}
+
+/*
+ * The base as the VM's registers have it, if they do. BASE is a register that C
+ * functions change; the VM keeps it in RB (rbp) over calls of those that know
+ * nothing of Lua, and lua_State there over calls of all others, which find the
+ * base in lua_State (vm_x64.dasc, vm_x86.dasc: "mov RB, BASE", "mov L:RB, SAVE_L").
+ */
+static __always_inline void lua_find_base(struct walk *w, const struct lua_state *state, int in_vm,
+					  int certain)
+{
+	__u64 base = w->reg[MS_REG_RDX];
+
+	if (lua_is_gc32(ms_lua_layout(state->layout)))
+		base = (__u32)base;
+	if (!in_vm || !lua_is_base(state, base)) {
+		base = w->valid & MS_BIT(MS_REG_RBP) ? w->reg[MS_REG_RBP] : 0;
+		certain = 0;
+	}
+	if (!in_vm && !lua_is_base(state, base))
+		base = state->base;
+	lua_register_base(w, state, base, in_vm, certain);
 }
 
 #define LUA_WORD(kind, address)							\
@@ -351,8 +469,8 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 			if (lua_is_base(state, state->jit_base))
 				w->lua.base = state->jit_base;
 			w->lua.pc = 0;
-		} else if (entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) {
-			lua_register_base(w, state, entry == LUA_IN_SUBROUTINE);
+		} else if (entry == LUA_BY_RETURN || entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) {
+			lua_find_base(w, state, entry != LUA_BY_RETURN, entry == LUA_IN_HANDLER);
 		}
 	}
 	if (w->lua.here == MS_LUA_NOT_HERE) {
@@ -413,6 +531,33 @@ static __always_inline int lua_break(struct walk *w, __u32 why)
 	return lua_leave(w);
 }
 
+/* MS_LUA_PRINT of a prototype; 0 if it cannot be read. */
+static __always_inline __u32 lua_print(struct walk *w, const struct ms_lua_layout *layout, __u64 proto)
+{
+	__u64 chunkname;
+	__u32 line[2];
+
+	if (proto == w->lua.proto)
+		return w->lua.print;
+	w->lua.proto = proto;
+	w->lua.print = 0;
+	if (lua_is_gc32(layout)) {
+		if (ms_read_user(w, w->window, 12, proto + LUA_CHUNKNAME_32))
+			return 0;
+		chunkname = (__u32)w->window[0];
+		line[0] = w->window[0] >> 32;
+		line[1] = (__u32)w->window[1];
+	} else {
+		if (ms_read_user(w, w->window, 16, proto + LUA_CHUNKNAME_64))
+			return 0;
+		chunkname = w->window[0];
+		line[0] = (__u32)w->window[1];
+		line[1] = w->window[1] >> 32;
+	}
+	w->lua.print = MS_LUA_PRINT(chunkname, line[0], line[1]);
+	return w->lua.print;
+}
+
 /* Stores the function of a frame. */
 static __always_inline int lua_emit_function(struct walk *w, const struct ms_lua_layout *layout,
 					     const struct lua_function *function)
@@ -426,8 +571,8 @@ static __always_inline int lua_emit_function(struct walk *w, const struct ms_lua
 		return lua_emit(w, MS_LUA_BUILTIN, function->object, function->ffid);
 	if (w->lua.pc && (w->lua.pc - first) / 4 < MS_LUA_NO_PC)
 		at = (w->lua.pc - first) / 4;
-	return lua_emit(w, MS_LUA_FUNCTION,
-			first - (lua_is_gc32(layout) ? LUA_PROTO_BYTES_32 : LUA_PROTO_BYTES_64), at);
+	first -= lua_is_gc32(layout) ? LUA_PROTO_BYTES_32 : LUA_PROTO_BYTES_64;
+	return lua_emit(w, MS_LUA_FUNCTION, first, at | (__u64)lua_print(w, layout, first) << MS_LUA_PRINT_SHIFT);
 }
 
 /* One Lua frame. */
@@ -454,16 +599,11 @@ static __always_inline int lua_step(struct walk *w)
 		w->depth++;
 	}
 	switch (slots.link & LUA_FRAME_TYPE) {
-	case LUA_FRAME_LUA: {
-		__u32 call;
-
-		/* the instruction before the return position names the slot of the call */
-		if (ms_read_user(w, &call, 4, slots.link - 4))
+	case LUA_FRAME_LUA:
+		if (lua_caller_base(w, layout, base, slots.link, &prev))
 			return lua_break(w, MS_LUA_UNREADABLE);
-		prev = base - 8ULL * (((call >> 8) & 0xff) + (lua_is_gc32(layout) ? 1 : 2));
 		caller_pc = slots.link;
 		break;
-	}
 	case LUA_FRAME_CONT: {
 		__u64 cont[2];
 
@@ -512,6 +652,43 @@ static __always_inline void lua_note_leaf(struct walk *w, const struct ms_rule *
 }
 
 /*
+ * The state whose frame of the VM is above all that compiled code and its exit left
+ * on the stack. vm_exit_handler has it in RB (rbp) when it calls: then the VM may
+ * run another one (newer LuaJIT calls finalizers in a state of their own).
+ */
+static __always_inline int lua_state_below(struct walk *w, __u64 number, struct lua_state *to)
+{
+	__u64 g = lua_g_by_register(w, ms_lua_layout(number));
+
+	if (!lua_state_of(w, number, g, LUA_TRACE_STACK, to))
+		return 0;
+	if (w->exact || !(w->valid & MS_BIT(MS_REG_RBP)))
+		return -1;
+	return lua_state_is(w, number, g, w->reg[MS_REG_RBP], LUA_TRACE_STACK, LUA_INNER_FRAMES, to);
+}
+
+/*
+ * lj_vm_ffi_callback, while lj_ccallback_enter works for it: that makes its frame
+ * the innermost one, and then pushes the first Lua frame on top of the frames of
+ * the C function that was called (lj_ccallback.c).
+ */
+static __always_inline int lua_is_called_back(struct walk *w, __u64 number)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	int is_gc32 = lua_is_gc32(layout);
+	struct lua_state state;
+	struct lua_slots slots;
+	__u64 cont;
+
+	if (w->exact || lua_state_at(w, number, w->reg[MS_REG_RSP], &state) ||
+	    lua_read_slots(w, layout, state.base, &slots) ||
+	    (slots.link & LUA_FRAME_TYPEP) != LUA_FRAME_CONT ||
+	    ms_read_user(w, &cont, 8, state.base - (is_gc32 ? 16 : 32)))
+		return 0;
+	return (is_gc32 ? (__u32)cont : cont) == LUA_CONT_FFI_CALLBACK;
+}
+
+/*
  * The native frame of the VM itself. Its C frame is where the stack pointer is,
  * or one word above in a helper, or above all that compiled code and its exit
  * left there.
@@ -526,6 +703,8 @@ static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rul
 
 	if (layout->state == MS_LUA_NO_LAYOUT)
 		return ms_stop(w, MS_END_UNSUPPORTED);
+	if (rule->cfa == MS_CFA_LUA_CALLBACK && !lua_is_called_back(w, number))
+		return ms_return_to(w, rule, sp + layout->cframe_size);
 	if (w->exact)
 		entry = rule->cfa == MS_CFA_LUA_VM ? LUA_IN_HANDLER : LUA_IN_SUBROUTINE;
 	else if (w->lua.helper == w->depth)
@@ -534,7 +713,7 @@ static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rul
 	if (w->exact && rule->cfa == MS_CFA_LUA_DISPATCH && (w->reg[MS_REG_RBX] & LUA_FRAME_TYPE) == LUA_FRAME_C)
 		return ms_return_to(w, rule, sp + layout->cframe_size);
 	if (lua_state_at(w, number, sp, &state) && lua_state_at(w, number, sp + 8, &state)) {
-		if (lua_state_of(w, number, lua_g_by_register(w, layout), LUA_TRACE_STACK, &state)) {
+		if (lua_state_below(w, number, &state)) {
 			if (lua_emit(w, MS_LUA_SEGMENT, 0, MS_SEGMENT_NO_STATE))
 				return ms_stop(w, MS_END_DEPTH);
 			return ms_return_to(w, rule, sp + layout->cframe_size);

@@ -424,6 +424,7 @@ static __always_inline int walk_step(struct walk *w)
 	case MS_CFA_LUA_VM:
 	case MS_CFA_LUA_VM_INNER:
 	case MS_CFA_LUA_DISPATCH:
+	case MS_CFA_LUA_CALLBACK:
 		return lua_step_vm(w, rule);
 	case MS_CFA_LUA_HELPER:
 	case MS_CFA_LUA_LEAVING:

@@ -21,6 +21,8 @@ struct lua_walk {
 	__u64 next_cframe;	/* the one of the same lua_State that it is inside of */
 	__u32 skip;		/* the next frame is the lower half of a vararg call */
 	__u32 helper;		/* depth at which a helper of the VM returns to the VM; 0: none */
+	__u64 proto;		/* the last prototype, and its MS_LUA_PRINT: recursion has it often */
+	__u64 print;
 	__u64 leaving;		/* what will be lua_State.base; 0: it is what it should be */
 	__u32 here;		/* enum ms_lua_here, of the innermost VM */
 	__s32 vmstate;		/* of the innermost VM */

@@ -1,4 +1,4 @@
-//! Rust bindings of `bpf/abi.h` and, for tests, the walker of `bpf/walk.h` compiled for the host.
+//! Rust bindings of `bpf/abi.h` and, if asked for, the walker of `bpf/walk.h` compiled for the host.
 
 use std::env;
 use std::error::Error;

@@ -6,7 +6,7 @@
 //! error with a reason, never a guess.
 //!
 //! * Where: [`vm_text`] (the VM in a file), [`decode`] and [`layout`] (offsets), [`vms`] (VMs in a process).
-//! * What runs: [`lua_state`], [`lua_stack`], [`object`], [`bytecode_ref`].
+//! * What runs: [`lua_state`], [`lua_stack`], [`coroutines`], [`vm_state`], [`object`], [`bytecode_ref`].
 //! * Compiled code: [`traces`] (layouts), [`trace`], [`trace_keeper`], [`snapshot`].
 //! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`bytecode`], [`builtins`], [`string`],
 //!   [`value`].
@@ -16,6 +16,7 @@ pub mod bytecode;
 pub mod bytecode_ref;
 pub mod call_site;
 pub mod chunk;
+pub mod coroutines;
 pub mod decode;
 mod eh_frame;
 mod elf_code;
@@ -32,6 +33,7 @@ pub mod trace;
 pub mod trace_keeper;
 pub mod traces;
 pub mod value;
+pub mod vm_state;
 pub mod vm_text;
 pub mod vms;
 mod x86;
@@ -42,6 +44,7 @@ mod testing;
 pub use builtins::Builtins;
 pub use call_site::{CallSiteName, call_site_name};
 pub use chunk::Chunk;
+pub use coroutines::{CoroutineStatus, Coroutines, coroutines};
 pub use decode::{LayoutError, decode_layout};
 pub use layout::{BuildOffsets, CFrame, Fields, GcMode, Layout, TraceFields};
 pub use lua_stack::{Base, FrameKind, LuaEnd, LuaFrame, LuaWalk, SegmentEnd, frames};
@@ -54,5 +57,6 @@ pub use source::SourceFile;
 pub use string::{StrLayout, StringError};
 pub use trace::TraceCopy;
 pub use trace_keeper::TraceKeeper;
+pub use vm_state::{Activity, VmState};
 pub use vm_text::{CallerBase, Entries, SavedRegister, VmText, VmTextError, Window, find_vms};
 pub use vms::{ScanBudget, ScanResult, Vm, scan, verify};

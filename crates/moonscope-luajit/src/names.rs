@@ -20,6 +20,10 @@ use std::time::{Duration, SystemTime};
 /// Source files that are kept, those that could not be used included. A gateway has about a thousand.
 const MAX_FILES: usize = 8192;
 
+/// How much earlier than the last change of its files a process may seem to have started: its start is counted in ticks
+/// of 10 ms, rounded down, and two clocks are compared.
+const START_SLACK: Duration = Duration::from_millis(20);
+
 /// Functions that are kept in all files together, some 100 bytes each.
 const MAX_KEPT_FUNCTIONS: usize = 1 << 19;
 
@@ -182,7 +186,7 @@ fn is_younger(file: &File, started: SystemTime) -> Option<bool> {
     };
     let content = changed(meta.mtime(), meta.mtime_nsec())?;
     let inode = changed(meta.ctime(), meta.ctime_nsec())?;
-    Some(content.max(inode) > started)
+    Some(content.max(inode) > started + START_SLACK)
 }
 
 /// When a process started, by the clock on the wall. `now`: the two clocks at one moment (`CLOCK_BOOTTIME`,

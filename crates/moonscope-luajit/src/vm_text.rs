@@ -38,7 +38,8 @@ pub struct VmText {
     /// End of the bytecode handlers, where subroutines begin. Below it the BASE register is right at every
     /// bytecode; from here on it need not be.
     pub handlers_end: u64,
-    /// Where the VM's frame has no Lua frames of its own, or is not complete. Sorted, without overlaps.
+    /// Where the VM's frame has no Lua frames of its own, or is not complete; behind the VM's end the places in
+    /// `lj_vm_ffi_call` of which its unwind entry is not true. Sorted, without overlaps.
     pub windows: Vec<Window>,
     /// Plain functions inside the VM, called by itself, by compiled code and by C: rounding, modulo, `cpuid`,
     /// table traversal, and the edges of the garbage collector step. Their caller is at the CFA; no VM frame is theirs.
@@ -158,6 +159,11 @@ pub fn find_vms(file: &[u8]) -> Result<Vec<VmText>, VmTextError> {
             })
             .take(eh_frame::MAX_FOUND)
             .collect();
+    }
+    for vm in &mut vms {
+        let code = elf.at(vm.end).unwrap_or_default();
+        let code = code.get(..x86::ffi_call::LONGEST).unwrap_or(code);
+        vm.windows.extend(x86::ffi_call::windows(code, vm.end));
     }
     Ok(vms)
 }

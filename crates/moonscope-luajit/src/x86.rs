@@ -2,6 +2,7 @@
 //! references) and vm_x86.dasc (32-bit references) of LuaJIT 2.1 and of OpenResty's luajit2.
 
 pub(crate) mod code;
+pub(crate) mod ffi_call;
 mod helpers;
 pub(crate) mod layout;
 mod stubs;

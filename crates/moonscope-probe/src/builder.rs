@@ -37,7 +37,8 @@ pub enum NoTable {
     TooManyRules,
 }
 
-fn build(
+/// Builds the table of a file, with its LuaJIT, and adds to the rules and layouts of all.
+pub fn build(
     file: &Executable,
     rules: &mut RuleSet,
     lua: &mut LuaBuilds,

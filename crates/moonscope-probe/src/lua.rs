@@ -6,6 +6,7 @@
 
 mod builds;
 mod functions;
+mod parents;
 mod process;
 mod processes;
 mod splice;
@@ -13,7 +14,10 @@ mod vm;
 mod words;
 
 pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds};
-pub use functions::{LuaFunction, LuaFunctionId};
+pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
+pub use parents::{NoParents, ParentCounts};
+pub use process::{LuaProcess, MappedBuild};
 pub use processes::{LuaCounts, LuaProcesses};
 pub use splice::{LuaView, splice};
-pub use words::{UserFrame, native_frames, user_frames};
+pub use vm::LuaVm;
+pub use words::{LuaWord, UserFrame, native_frames, user_frames};

@@ -18,7 +18,7 @@ use crate::drain::{Change, Drain, Received};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables, TableCounts};
 use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
-use crate::lua::{LuaCounts, LuaFunction, LuaFunctionId, LuaProcesses};
+use crate::lua::{LuaCounts, LuaFunction, LuaFunctionId, LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
 use crate::processes::{ProcessCounts, ProcessId, ProcessInfo, Processes};
@@ -63,6 +63,9 @@ pub struct Options {
     pub follow_forks: bool,
     /// Report each exec of the machine as a change.
     pub report_all_execs: bool,
+    /// Put the logical parents of ngx_lua's coroutines above them. They are read after the sample was
+    /// taken: poll often.
+    pub coroutine_parents: bool,
     /// Measure our own programs with the kernel's statistics.
     pub measure_cost: bool,
     /// Ship a stack copy with each sample (tests).
@@ -166,6 +169,7 @@ impl Session {
             LuaProcesses::new(handle(&object.skel.maps.lua_processes, "lua_processes")?),
             options.max_depth,
         )));
+        drain.borrow_mut().lua.counts.parents = options.coroutine_parents.then(ParentCounts::default);
         let receiver = Rc::clone(&drain);
         let mut builder = RingBufferBuilder::new();
         let ring_error = |err: libbpf_rs::Error| ProbeError::Map {
@@ -359,6 +363,21 @@ pub struct Recorded {
 }
 
 impl Recorded {
+    /// Stacks, and what their frames refer to: each list by the ids of its items.
+    pub(crate) fn new(
+        stacks: RawStacks,
+        files: Vec<Arc<Executable>>,
+        processes: Vec<ProcessInfo>,
+        lua: Vec<LuaFunction>,
+    ) -> Self {
+        Self {
+            stacks,
+            files,
+            processes,
+            lua,
+        }
+    }
+
     /// A Lua function of a frame.
     pub fn lua_function(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
         self.lua.get(id.0 as usize)

@@ -49,6 +49,8 @@ pub enum RawFrame {
     LuaC(Box<RawFrame>),
     /// A Lua function that could not be read.
     LuaUnknown,
+    /// What is outside of this resumed or spawned the coroutine that is inside, and waits.
+    CoroutineParent,
     /// Compiled code whose inlined calls are not known: they are missing here.
     InlinedUnknown,
     /// Native frames are missing here: code without unwind information.

@@ -75,6 +75,7 @@ fn root_a_file_with_too_many_rules_is_walked_in_user_space_and_no_other_is() {
         report_all_execs: false,
         measure_cost: false,
         always_copy_stack: false,
+        coroutine_parents: false,
         force_loop: None,
         limits: None,
     };

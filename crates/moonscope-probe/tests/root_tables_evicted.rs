@@ -40,6 +40,7 @@ fn options(limits: Limits) -> Options {
         report_all_execs: false,
         measure_cost: false,
         always_copy_stack: true,
+        coroutine_parents: false,
         force_loop: None,
         limits: Some(limits),
     }

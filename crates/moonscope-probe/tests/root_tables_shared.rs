@@ -25,6 +25,7 @@ fn record(pids: &BTreeSet<u32>, samples_of_each: u64) -> (Totals, Vec<u64>) {
         report_all_execs: false,
         measure_cost: false,
         always_copy_stack: true,
+        coroutine_parents: false,
         force_loop: None,
         limits: None,
     };

@@ -34,6 +34,7 @@ fn compare(pids: impl IntoIterator<Item = u32>, walk_loop: WalkLoop) -> Comparis
         report_all_execs: false,
         measure_cost: false,
         always_copy_stack: true,
+        coroutine_parents: false,
         force_loop: Some(walk_loop),
         limits: None,
     };

@@ -22,6 +22,7 @@ pub mod process;
 mod process_state;
 mod root;
 mod sigbus;
+pub mod thread;
 mod visible;
 
 pub use cgroup::{Cgroup, CgroupMounts};
@@ -32,6 +33,7 @@ pub use maps::{Mapping, MappingName, read_maps};
 pub use memory::{BufferMemory, ProcessMemory, RemoteMemory};
 pub use process::{Namespaces, Process, StartTime};
 pub use root::open_in_root;
+pub use thread::Thread;
 pub use visible::{Visible, visible};
 
 /// A process id in the pid namespace that moonscope runs in (the thread group id, what users call pid).

@@ -88,9 +88,14 @@ impl<'a> Copier<'a> {
 
     /// Adds the stack of `sample` with these values.
     pub fn sample(&mut self, to: &mut Profile, sample: Sample<'_>, values: &[i64]) {
-        let stack = sample.stack.map(|stack| self.stack(to, stack));
         let labels = *self.labels[sample.labels.index()]
             .get_or_insert_with(|| to.label_set(self.from.labels_of(sample.labels).clone()));
+        self.sample_with(to, sample, labels, values);
+    }
+
+    /// The same with other labels, those of `to`.
+    pub fn sample_with(&mut self, to: &mut Profile, sample: Sample<'_>, labels: LabelsId, values: &[i64]) {
+        let stack = sample.stack.map(|stack| self.stack(to, stack));
         to.add(stack, labels, values);
     }
 

@@ -285,7 +285,9 @@ fn legend(view: &View, group: &Grouping) -> Line {
     let items = TINTS.iter().filter(occurs).map(|tint| {
         let colour = format!("rgb({},{},{})", tint.red, tint.green, tint.blue);
         let meaning = match (tint.kind, group) {
-            (NameKind::Group, Grouping::Label(key)) if key != "comm" => Cow::Owned(visible(key).into_owned()),
+            (NameKind::Group, Grouping::Label(key)) if key != "comm" => {
+                Cow::Owned(visible(group.word()).into_owned())
+            }
             _ => Cow::Borrowed(tint.meaning),
         };
         (Cow::Owned(colour), meaning)

@@ -6,6 +6,7 @@ use crate::error::WriteError;
 use crate::headline::{circumstances, subject};
 use crate::options::{WriteOptions, readable_unit};
 use crate::profile::Profile;
+use crate::summary::Summary;
 use crate::text::{Grouped, visible, wrapped};
 use crate::view::{Row, View};
 
@@ -39,6 +40,7 @@ pub(crate) fn write(
     for comment in &profile.meta.comments {
         page.paragraph(&visible(comment))?;
     }
+    summary(profile, options, &mut page)?;
     let (unit, factor) = readable_unit(&view.value, view.total);
     let columns = Columns {
         factor,
@@ -123,6 +125,20 @@ impl Shares {
         }
         shares
     }
+}
+
+/// What the label has by which the tree is split.
+fn summary(profile: &Profile, options: &WriteOptions, page: &mut Page<'_>) -> Result<(), WriteError> {
+    let Some(summary) = Summary::of(profile, options)? else {
+        return Ok(());
+    };
+    page.line("", "")?;
+    page.line("", &summary.title())?;
+    page.line("", "")?;
+    for (columns, name) in summary.lines() {
+        page.line(&columns, &name)?;
+    }
+    Ok(())
 }
 
 fn functions(view: &View, unit: &str, columns: Columns, page: &mut Page<'_>) -> io::Result<()> {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The walker of bpf/walk.h on the host: its surroundings are arrays and a
- * callback that reads memory. Used by tests only (feature `host-walker`).
+ * callback that reads memory (feature `host-walker`).
  */
 #include <linux/types.h>
 #include <stddef.h>

@@ -1,6 +1,7 @@
-//! The kernel's walker, `bpf/walk.h`, compiled for the host, so that tests and fuzzers reach every line of it.
+//! The kernel's walker, `bpf/walk.h`, compiled for the host: for looking at a process without BPF, and so that tests
+//! and fuzzers reach every line of it.
 //!
-//! Only with the feature `host-walker`, which this crate's own tests turn on.
+//! Only with the feature `host-walker`.
 
 use std::ffi::c_void;
 
@@ -128,8 +129,20 @@ pub fn host_walk_words(
     rules: &RuleSet,
     registers: &Registers,
     max_depth: u32,
-    mut memory: impl FnMut(u64, &mut [u8]) -> bool,
+    memory: impl FnMut(u64, &mut [u8]) -> bool,
 ) -> (Vec<u64>, WalkEnd) {
+    let (words, end, _) = host_walk_to_end(maps, rules, registers, max_depth, memory);
+    (words, end)
+}
+
+/// The same with the registers of the frame that the walk ended in.
+pub fn host_walk_to_end(
+    maps: &Maps,
+    rules: &RuleSet,
+    registers: &Registers,
+    max_depth: u32,
+    mut memory: impl FnMut(u64, &mut [u8]) -> bool,
+) -> (Vec<u64>, WalkEnd, Registers) {
     let mut words = vec![0u64; (abi::MS_SAMPLE_FRAMES - abi::MS_MAX_KERNEL) as usize];
     let mut memory: &mut Read<'_> = &mut memory;
     let no_layout = [abi::ms_lua_layout::default()];
@@ -163,5 +176,13 @@ pub fn host_walk_words(
     // side checks every index against these.
     let end = unsafe { ms_walk_on_host(&mut surroundings, max_depth) };
     words.truncate(surroundings.nr_words_out as usize);
-    (words, WalkEnd::from_number(end).unwrap_or(WalkEnd::None))
+    let registers = Registers {
+        regs: surroundings.reg,
+        valid: surroundings.valid,
+    };
+    (
+        words,
+        WalkEnd::from_number(end).unwrap_or(WalkEnd::None),
+        registers,
+    )
 }

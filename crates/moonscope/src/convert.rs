@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Args;
-use moonscope_profile::{Filter, Format, Grouping, Regex, WriteOptions};
+use moonscope_profile::{Filter, Format, Grouping, PluginPaths, Regex, WriteOptions};
 
 use crate::exit::{Code, Failure};
 use crate::input;
@@ -16,6 +16,9 @@ Examples:
     printf 'main;work 90\\nmain;idle 10\\n' | moonscope convert - -o work.svg -o work.json
   The table on the terminal:
     moonscope convert work.json -o - --to txt
+  What each plugin of an APISIX costs, and a graph split by phase:
+    moonscope convert apisix.json --by plugin -o - --to txt
+    moonscope convert apisix.json --by phase -o phases.svg
   Only stacks that go through a function, for go tool pprof and speedscope:
     moonscope convert work.json --only '^work$' -o work.pb.gz -o work.speedscope.json";
 
@@ -55,9 +58,14 @@ pub struct ConvertArgs {
 #[derive(Args)]
 #[command(next_help_heading = "What graphs show")]
 pub struct ShowArgs {
-    /// Label that makes the outermost frame: comm, pid, tid, any other, or `none`
+    /// What makes the outermost frame: comm, pid, tid, thread, lua-state, plugin, phase, any label, or
+    /// none; tables have a summary by it
     #[arg(long, value_name = "LABEL", default_value = "comm")]
     by: String,
+
+    /// Folder with plugins besides apisix/plugins: PATH/NAME.lua; repeatable
+    #[arg(long, value_name = "PATH")]
+    plugin_path: Vec<String>,
 
     /// Value to show, when a profile has several: samples, cpu, ...
     #[arg(long, value_name = "NAME")]
@@ -76,10 +84,8 @@ impl ShowArgs {
     /// The options for the writers.
     pub fn options(&self) -> WriteOptions {
         WriteOptions {
-            group: match self.by.as_str() {
-                "none" => Grouping::None,
-                label => Grouping::Label(label.to_owned()),
-            },
+            group: Grouping::by(&self.by),
+            plugins: PluginPaths::new(&self.plugin_path),
             value: self.value.clone(),
             lines: self.lines,
             width: columns(),
@@ -174,6 +180,10 @@ pub fn run(args: ConvertArgs) -> Result<Code, Failure> {
             "no sample is left by the filters; nothing is written",
         )
         .with_remedy("moonscope convert IN -o - --to txt shows the names and what there is"));
+    }
+    let options = &outputs.options;
+    if options.group.needs_lineage() || !options.plugins.is_empty() {
+        profile = profile.with_lineage(&options.plugins);
     }
     outputs.write_all(&profile)?;
     Ok(Code::Done)

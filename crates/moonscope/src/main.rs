@@ -8,6 +8,7 @@ mod input;
 mod list;
 mod output;
 mod record;
+mod stack;
 mod target;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Record(record::RecordArgs),
+    Stack(stack::StackArgs),
     Diff(diff::DiffArgs),
     Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
@@ -45,6 +47,7 @@ fn main() -> std::process::ExitCode {
     };
     let outcome = match cli.verb {
         Verb::Record(args) => record::run(args),
+        Verb::Stack(args) => stack::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -5,7 +5,7 @@ mod duration;
 mod progress;
 mod report;
 mod rescue;
-mod resolve;
+pub mod resolve;
 mod stop;
 
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use moonscope_probe::{Change, Options, ProbeError, Session, WalkLoop};
-use moonscope_profile::{Grouping, Profile, WriteOptions};
+use moonscope_profile::{Grouping, PluginPaths, Profile, Summary, WriteOptions};
 use moonscope_symbols::{SymbolOptions, Symbolizer};
 use moonscope_unwind::abi;
 
@@ -32,6 +32,9 @@ Examples:
     moonscope record -p 4321 -o cpu.svg -o cpu.pb.gz -o cpu.txt
   A command from its first to its last instruction:
     moonscope record -F 999 -o sums.svg -- sh -c 'sha256sum /usr/bin/* > /dev/null'
+  An APISIX: which plugin, in which phase of nginx:
+    moonscope record --nginx -d 30 --by plugin -o plugins.svg -o apisix.json
+    moonscope convert apisix.json --by phase -o - --to txt
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
 
@@ -68,16 +71,22 @@ pub struct RecordArgs {
     #[command(flatten)]
     stacks: StackArgs,
 
-    /// Label that makes the outermost frame of graphs: comm, pid, tid, thread, or none
+    /// What makes the outermost frame of graphs, and the table at the end: comm, pid, tid, thread,
+    /// lua-state, plugin, phase, or none
     #[arg(
         long,
         value_name = "LABEL",
         default_value = "comm",
         help_heading = "What graphs show",
-        value_parser = ["comm", "pid", "tid", "thread", "none"],
+        value_parser = ["comm", "pid", "tid", "thread", "lua-state", "plugin", "phase", "none"],
         hide_possible_values = true
     )]
     by: String,
+
+    /// Folder with plugins besides apisix/plugins, as the gateway names its files: PATH/NAME.lua;
+    /// repeatable
+    #[arg(long, value_name = "PATH", help_heading = "What graphs show")]
+    plugin_path: Vec<String>,
 
     /// Say nothing but errors
     #[arg(short, long)]
@@ -113,6 +122,10 @@ struct StackArgs {
     #[arg(long)]
     lines: bool,
 
+    /// Put above a coroutine of ngx_lua what resumed or spawned it (ngx.thread.spawn, coroutine.resume)
+    #[arg(long)]
+    coroutine_parents: bool,
+
     /// Another directory with separate debug files; repeatable
     #[arg(long, value_name = "DIR")]
     debug_dir: Vec<PathBuf>,
@@ -138,6 +151,9 @@ enum LoopArg {
 /// How often the target's rules and cgroup are looked at anew, and the terminal is written to.
 const TURN: Duration = Duration::from_millis(100);
 
+/// The same where coroutines are looked at: a request may take no more than a few milliseconds.
+const SHORT_TURN: Duration = Duration::from_millis(1);
+
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     check_stdout(&args.output)?;
@@ -148,10 +164,8 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     };
     let mut outputs = Outputs::check(&paths, args.force)?;
     outputs.options = WriteOptions {
-        group: match args.by.as_str() {
-            "none" => Grouping::None,
-            label => Grouping::Label(label.to_owned()),
-        },
+        group: Grouping::by(&args.by),
+        plugins: PluginPaths::new(&args.plugin_path),
         lines: args.stacks.lines,
         ..WriteOptions::default()
     };
@@ -195,7 +209,8 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         debug_dirs: debug_dirs(&args.stacks.debug_dir),
         ..SymbolOptions::default()
     });
-    let profile: Profile = resolve::resolve(&recorded, &mut symbolizer, &recording);
+    let profile: Profile =
+        resolve::resolve(&recorded, &mut symbolizer, &recording).with_lineage(&outputs.options.plugins);
     if profile.is_empty() {
         return Err(recording.no_samples());
     }
@@ -203,7 +218,8 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         Ok(written) => written,
         Err(failure) => return Err(rescue::save(&profile, failure)),
     };
-    Ok(recording.finish(&profile, &written))
+    let summary = Summary::of(&profile, &outputs.options).ok().flatten();
+    Ok(recording.finish(&profile, &written, summary.as_ref()))
 }
 
 fn check_stdout(outputs: &[PathBuf]) -> Result<(), Failure> {
@@ -265,6 +281,7 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
         user_stacks: true,
         follow_forks: !args.stacks.no_inherit,
         report_all_execs: has_rules,
+        coroutine_parents: args.stacks.coroutine_parents,
         measure_cost: args.measure_cost,
         always_copy_stack: false,
         force_loop: args.stacks.walk_loop.map(|which| match which {
@@ -304,6 +321,11 @@ fn watch(
     start: Instant,
 ) -> Result<EndedBy, Failure> {
     let progress = Progress::new(args.quiet, args.duration);
+    let turn = if args.stacks.coroutine_parents {
+        SHORT_TURN
+    } else {
+        TURN
+    };
     // a cgroup that the kernel side cannot compare is looked at again and again
     let by_list = match &target.scope {
         Scope::Cgroup { cgroup, .. } if cgroup.v2_id.is_none() || cgroup.v2_level.is_none() => Some(cgroup),
@@ -323,7 +345,7 @@ fn watch(
             return Ok(EndedBy::Signal);
         }
         let changes = session
-            .poll(left.unwrap_or(TURN).min(TURN))
+            .poll(left.unwrap_or(turn).min(turn))
             .map_err(probe_failure)?;
         for change in changes {
             if let Change::Executed(pid) = change

@@ -1,7 +1,7 @@
 //! LuaJIT builds to test with, and a program that runs them.
 //!
-//! Builds are those of the directory that `MOONSCOPE_LUAJIT_BUILDS` names, however deep, and those that are
-//! installed. What is a LuaJIT is told by its version text.
+//! Builds are those of the directory that `MOONSCOPE_LUAJIT` names (where tests/luajit/build puts them), however
+//! deep, and those that are installed. What is a LuaJIT is told by its version text.
 #![allow(dead_code)] // each test file uses a part of it
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -29,7 +29,7 @@ pub fn skip(why: &str) {
 /// All builds; if there are none the test is skipped.
 pub fn builds() -> Vec<Build> {
     let mut paths = Vec::new();
-    if let Some(dir) = std::env::var_os("MOONSCOPE_LUAJIT_BUILDS") {
+    if let Some(dir) = std::env::var_os("MOONSCOPE_LUAJIT") {
         files(Path::new(&dir), &mut paths);
     }
     paths.extend(["/usr/lib/x86_64-linux-gnu/libluajit-5.1.so.2", "/usr/bin/luajit"].map(PathBuf::from));
@@ -42,7 +42,7 @@ pub fn builds() -> Vec<Build> {
         })
         .collect();
     if builds.is_empty() {
-        skip("no LuaJIT here: name a directory of builds in MOONSCOPE_LUAJIT_BUILDS");
+        skip("no LuaJIT here: tests/luajit/build makes some, MOONSCOPE_LUAJIT names their directory");
     }
     builds
 }

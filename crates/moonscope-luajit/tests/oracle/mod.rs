@@ -16,9 +16,9 @@ pub fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
 }
 
-/// Commands that run LuaJIT: those in `MOONSCOPE_LUAJIT` (separated by colons), or `luajit` and `luajit2`.
+/// Commands that run LuaJIT: those in `MOONSCOPE_LUAJITS` (separated by colons), or `luajit` and `luajit2`.
 pub fn interpreters() -> Vec<PathBuf> {
-    let given = std::env::var("MOONSCOPE_LUAJIT").unwrap_or_else(|_| "luajit:luajit2".to_owned());
+    let given = std::env::var("MOONSCOPE_LUAJITS").unwrap_or_else(|_| "luajit:luajit2".to_owned());
     let runs = |command: &&str| {
         let tried = Command::new(command)
             .args(["-e", "require('jit.vmdef')"])

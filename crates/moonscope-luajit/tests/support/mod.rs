@@ -21,7 +21,7 @@ pub fn skip(why: &str) {
     );
 }
 
-/// The LuaJIT programs to test with: those in `MOONSCOPE_LUAJITS` (separated by colons), or the one
+/// The LuaJIT programs to test with: those in `MOONSCOPE_LUAJITS` (separated by colons), or those
 /// installed here.
 pub fn luajits() -> Vec<PathBuf> {
     let given = std::env::var_os("MOONSCOPE_LUAJITS");
@@ -29,8 +29,11 @@ pub fn luajits() -> Vec<PathBuf> {
         Some(list) => std::env::split_paths(list).collect(),
         None => {
             let path = std::env::var_os("PATH").unwrap_or_default();
-            let mut files = std::env::split_paths(&path).map(|dir| dir.join("luajit"));
-            files.find(|file| file.is_file()).into_iter().collect()
+            let named = |name: &str| {
+                let mut files = std::env::split_paths(&path).map(|dir| dir.join(name));
+                files.find(|file| file.is_file())
+            };
+            ["luajit", "luajit2"].into_iter().filter_map(named).collect()
         }
     };
     if found.is_empty() {

@@ -171,10 +171,24 @@ fn parts(vm: &VmText, number: u32) -> Vec<(Range<u64>, abi::ms_rule)> {
             vm_text::CallerBase::LuaState => abi::MS_CFA_REG,
             vm_text::CallerBase::PcRegister => abi::MS_CFA_LUA_LEAVING,
         };
-        paint(&mut parts, window.start..window.end, window_rule(window, kind));
+        let rule = if is_in_callback(vm, window) {
+            frame(abi::MS_CFA_LUA_CALLBACK)
+        } else {
+            window_rule(window, kind)
+        };
+        paint(&mut parts, window.start..window.end, rule);
     }
     parts.retain(|(range, _)| !range.is_empty());
     parts
+}
+
+/// Is this the part of `lj_vm_ffi_callback` that calls `lj_ccallback_enter`? Its frame is that of the other entries.
+fn is_in_callback(vm: &VmText, window: &vm_text::Window) -> bool {
+    /// More than the pushes before it take.
+    const PUSHES: u64 = 32;
+    vm.entries.ffi_callback.is_some_and(|entry| {
+        (entry..entry + PUSHES).contains(&window.start) && window.cfa_offset == vm.cframe_size
+    })
 }
 
 /// Puts a rule over what stands in a range.

@@ -6,12 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{Layout, Prototype, TraceCopy, vms};
+use moonscope_luajit::{GcMode, Layout, LuaFrame, Prototype, PrototypeIdentity, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
+use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::builds::LuaBuild;
 use super::functions::{LuaFunctionId, LuaFunctions};
+use super::parents::{Coroutine, NoParents, parents};
 use super::vm::LuaVm;
+use crate::executables::ExecutableId;
+use crate::generation::Generation;
 use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
 
 /// The shortest time between two scans of a process's memory for VMs.
@@ -35,8 +40,30 @@ pub struct MappedBuild {
     pub layout: Layout,
 }
 
+impl MappedBuild {
+    /// The VM code in the mappings of a process; `builds`: that of each file.
+    pub fn all<'a>(generation: &Generation, builds: impl Fn(ExecutableId) -> &'a [LuaBuild]) -> Vec<Self> {
+        let mut all = Vec::new();
+        for mapping in &generation.mappings {
+            for build in mapping.executable.map(&builds).unwrap_or_default() {
+                let code =
+                    build.code.start.wrapping_add(mapping.bias)..build.code.end.wrapping_add(mapping.bias);
+                if mapping.start <= code.start && code.end <= mapping.end {
+                    all.push(Self {
+                        number: build.number,
+                        code,
+                        layout: build.layout,
+                    });
+                }
+            }
+        }
+        all
+    }
+}
+
 struct Known {
     prototype: Prototype,
+    print: u32,
     function: LuaFunctionId,
     checked: Instant,
 }
@@ -52,6 +79,8 @@ pub struct LuaProcess {
     used: FxHashSet<u64>,
     looked_at_prototypes: Instant,
     scanned: Option<Instant>,
+    /// The last scan for VMs looked at all memory that can hold one.
+    pub scan_was_complete: bool,
     /// Changes when something that was resolved before may now mean something else.
     pub epoch: u32,
     /// Whether the list of VMs is not what the kernel side knows.
@@ -79,6 +108,7 @@ impl LuaProcess {
             used: FxHashSet::default(),
             looked_at_prototypes: Instant::now(),
             scanned: None,
+            scan_was_complete: false,
             epoch: 0,
             is_new: true,
         }
@@ -95,6 +125,11 @@ impl LuaProcess {
         copy
     }
 
+    /// What its memory is read through.
+    pub fn memory(&self) -> &ProcessMemory {
+        &self.memory
+    }
+
     /// Its VM code.
     pub fn builds(&self) -> &[MappedBuild] {
         &self.builds
@@ -105,6 +140,26 @@ impl LuaProcess {
         &self.vms
     }
 
+    /// Its VMs as the walker wants them.
+    pub fn to_kernel(&self) -> abi::ms_lua_process {
+        // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it
+        let by_register = self
+            .builds
+            .iter()
+            .filter(|build| build.layout.mode == GcMode::Gc64)
+            .map(|build| (0, build.number));
+        let known = self.vms.iter().map(|vm| (vm.g, vm.number));
+        let mut value = abi::ms_lua_process::default();
+        for (slot, (g, number)) in value.vm.iter_mut().zip(by_register.chain(known)) {
+            *slot = abi::ms_lua_vm {
+                g,
+                layout: number.into(),
+            };
+            value.count += 1;
+        }
+        value
+    }
+
     /// Looks for VMs in its memory, unless it did a moment ago.
     pub fn scan(&mut self) {
         if self.scanned.is_some_and(|last| last.elapsed() < SCAN_REST) {
@@ -112,10 +167,13 @@ impl LuaProcess {
         }
         self.scanned = Some(Instant::now());
         let Ok(maps) = read_maps(self.memory.pid()) else {
+            self.scan_was_complete = false;
             return;
         };
+        self.scan_was_complete = true;
         for build in self.builds.clone() {
             let found = vms::scan(&self.memory, &maps, build.code.clone(), &build.layout, LUA_SCAN);
+            self.scan_was_complete &= found.as_ref().is_ok_and(|found| found.complete);
             for vm in found.map(|found| found.vms).unwrap_or_default() {
                 self.add(vm.g, &build);
             }
@@ -184,6 +242,12 @@ impl LuaProcess {
         self.vms[index].trace(&self.memory, addr, at)
     }
 
+    /// The frames of the parents of a coroutine, the nearest parent first.
+    pub fn parents(&mut self, child: Coroutine) -> Result<Vec<Vec<LuaFrame>>, NoParents> {
+        let index = self.vm(child.g).ok_or(NoParents::Gone)?;
+        parents(&self.memory, self.vms[index].layout(), child)
+    }
+
     /// The live trace of a VM with this number.
     pub fn live_trace(&mut self, g: u64, number: u16) -> Option<&TraceCopy> {
         let index = self.vm(g)?;
@@ -198,17 +262,22 @@ impl LuaProcess {
         }
     }
 
-    /// The function of a prototype, and the line of a position in its bytecode (0 is its header).
+    /// The function of a prototype, and the line of a position in its bytecode (0 is its header). `None` if the
+    /// prototype that had this print (`MS_LUA_PRINT`; 0: not known) is not there anymore.
     pub fn place(
         &mut self,
         g: u64,
-        proto: u64,
+        (proto, print): (u64, u32),
         position: Option<u32>,
         functions: &mut LuaFunctions,
     ) -> Option<LuaPlace> {
         let index = self.vm(g)?;
         self.used.insert(proto);
         self.check(proto, BELIEVED);
+        let is_other = |known: &Known| print != 0 && known.print != print;
+        if self.prototypes.get(&proto).is_some_and(is_other) {
+            self.prototypes.remove(&proto);
+        }
         if !self.prototypes.contains_key(&proto) {
             if self.prototypes.len() >= MAX_PROTOTYPES {
                 self.prototypes.clear();
@@ -221,13 +290,14 @@ impl LuaProcess {
             self.prototypes.insert(
                 proto,
                 Known {
+                    print: print_of(&prototype.identity),
                     prototype,
                     function,
                     checked: Instant::now(),
                 },
             );
         }
-        let known = self.prototypes.get(&proto)?;
+        let known = self.prototypes.get(&proto).filter(|known| !is_other(known))?;
         let line = position
             .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
             .unwrap_or(0);
@@ -236,6 +306,14 @@ impl LuaProcess {
             line,
         })
     }
+}
+
+/// `MS_LUA_PRINT`.
+fn print_of(identity: &PrototypeIdentity) -> u32 {
+    ((identity.chunkname >> 3) as u32)
+        .wrapping_mul(abi::MS_LUA_PRINT_CHUNK)
+        .wrapping_add(identity.firstline.wrapping_mul(abi::MS_LUA_PRINT_LINE))
+        .wrapping_add(identity.numline.wrapping_mul(abi::MS_LUA_PRINT_LINES))
 }
 
 /// Names from the sources that the process sees.

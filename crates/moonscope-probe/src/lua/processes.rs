@@ -1,12 +1,11 @@
 //! All processes of a recording that have LuaJIT in them.
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use moonscope_luajit::GcMode;
 use moonscope_process::Pid;
-use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
 use super::functions::LuaFunctions;
+use super::parents::ParentCounts;
 use super::process::{LuaProcess, MappedBuild};
 use super::words::functions_in;
 use crate::executables::Executables;
@@ -31,6 +30,8 @@ pub struct LuaCounts {
     pub unknown_traces: u64,
     /// Frames whose function could not be read.
     pub unknown_functions: u64,
+    /// The search for parents of coroutines, where it was asked for.
+    pub parents: Option<ParentCounts>,
 }
 
 /// All processes with LuaJIT.
@@ -56,21 +57,7 @@ impl LuaProcesses {
 
     /// The mappings of a process are known, and what their files hold: is there LuaJIT?
     pub fn look_at(&mut self, pid: Pid, generation: &Generation, executables: &Executables) {
-        let mut builds: Vec<MappedBuild> = Vec::new();
-        for mapping in &generation.mappings {
-            let Some(id) = mapping.executable else { continue };
-            for build in executables.lua(id) {
-                let code =
-                    build.code.start.wrapping_add(mapping.bias)..build.code.end.wrapping_add(mapping.bias);
-                if mapping.start <= code.start && code.end <= mapping.end {
-                    builds.push(MappedBuild {
-                        number: build.number,
-                        code,
-                        layout: build.layout,
-                    });
-                }
-            }
-        }
+        let builds = MappedBuild::all(generation, |id| executables.lua(id));
         if builds.is_empty() {
             self.processes.remove(&pid);
             return;
@@ -150,21 +137,7 @@ impl LuaProcesses {
             return;
         };
         process.is_new = false;
-        // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it
-        let by_register = process
-            .builds()
-            .iter()
-            .filter(|build| build.layout.mode == GcMode::Gc64)
-            .map(|build| (0, build.number));
-        let known = process.vms().iter().map(|vm| (vm.g, vm.number));
-        let mut value = abi::ms_lua_process::default();
-        for (slot, (g, number)) in value.vm.iter_mut().zip(by_register.chain(known)) {
-            *slot = abi::ms_lua_vm {
-                g,
-                layout: number.into(),
-            };
-            value.count += 1;
-        }
+        let value = process.to_kernel();
         // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
         let bytes = unsafe {
             std::slice::from_raw_parts(std::ptr::from_ref(&value).cast::<u8>(), size_of_val(&value))

@@ -8,6 +8,7 @@ use moonscope_luajit::snapshot::{Expansion, Precision};
 use moonscope_unwind::{WalkFrame, abi};
 
 use super::functions::LuaFunctions;
+use super::parents::Coroutine;
 use super::process::LuaProcess;
 use super::processes::LuaCounts;
 use super::words::{LuaWord, UserFrame};
@@ -56,7 +57,10 @@ pub fn splice(
         locate,
         lua,
         out: Spliced::default(),
+        l: 0,
         g: 0,
+        outermost: None,
+        depth: 0,
         code: LuaCode::Interpreted,
         expansion: None,
         last_native: None,
@@ -77,6 +81,7 @@ pub fn splice(
             UserFrame::Lua(word) => {
                 splicer.add(word);
                 splicer.last_native = None;
+                splicer.end(&frames[index + 1..]);
             }
         }
     }
@@ -87,8 +92,14 @@ struct Splicer<'a, L> {
     locate: L,
     lua: Option<LuaView<'a>>,
     out: Spliced,
+    /// The coroutine of the segment.
+    l: u64,
     /// The VM of the segment.
     g: u64,
+    /// The outermost function of the segment so far, and where it called another.
+    outermost: Option<(u64, u32)>,
+    /// Frames of the segment so far.
+    depth: usize,
     /// How the next function runs.
     code: LuaCode,
     /// What the innermost Lua frame stands for.
@@ -102,13 +113,17 @@ struct Splicer<'a, L> {
 
 impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     fn add(&mut self, word: &LuaWord) {
+        self.depth += 1;
         match *word {
             LuaWord::Segment { l, g, flags } => self.begin(l, g, flags),
-            LuaWord::Function { proto, at } => {
+            LuaWord::Function { proto, at, print } => {
+                let called_at = at.and_then(|at| at.checked_sub(1)).filter(|_| self.depth > 1);
+                self.outermost = called_at.map(|at| (proto, at));
                 match self.expansion.take() {
                     Some(expansion) => self.unfold(&expansion),
-                    // a saved position is behind its instruction
-                    None => self.function(proto, at.and_then(|at| at.checked_sub(1))),
+                    // a saved position is behind its instruction; only of a function that was
+                    // just entered it is not
+                    None => self.function(proto, at.map(|at| at.saturating_sub(1)), print),
                 }
                 // its callers are on the Lua stack as the interpreter left them
                 self.code = LuaCode::Interpreted;
@@ -120,7 +135,8 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     }
 
     fn begin(&mut self, l: u64, g: u64, flags: u64) {
-        self.g = g;
+        (self.l, self.g) = (l, g);
+        (self.outermost, self.depth) = (None, 0);
         self.code = LuaCode::Interpreted;
         self.expansion = None;
         if l == 0 || flags & (abi::MS_SEGMENT_NO_STATE | abi::MS_SEGMENT_LOST) != 0 {
@@ -188,24 +204,78 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 .any(|build| build.code.contains(&native.addr))
     }
 
+    /// Puts the parents of the coroutine above it, if this was the last of its frames and they are wanted.
+    fn end(&mut self, rest: &[UserFrame]) {
+        let is_last = |next: Option<&UserFrame>| match next {
+            Some(UserFrame::Lua(word)) => matches!(word, LuaWord::Segment { .. }),
+            Some(UserFrame::Native(_)) | None => true,
+        };
+        let of_this =
+            |frame: &UserFrame| matches!(frame, UserFrame::Lua(LuaWord::Segment { l, .. }) if *l == self.l);
+        if self.l == 0 || self.out.cut.is_some() || !is_last(rest.first()) || rest.iter().any(of_this) {
+            return;
+        }
+        let Some(lua) = &mut self.lua else { return };
+        let child = Coroutine {
+            l: self.l,
+            g: self.g,
+            outermost: self.outermost,
+            at: lua.at,
+        };
+        let Some(counts) = &mut lua.counts.parents else {
+            return;
+        };
+        // they may be others the next time that it looks the same
+        self.out.is_provisional = true;
+        let chain = match lua.process.parents(child) {
+            Ok(chain) => {
+                let count = if chain.is_empty() {
+                    &mut counts.without
+                } else {
+                    &mut counts.found
+                };
+                *count += 1;
+                chain
+            }
+            Err(why) => {
+                *counts.failed.entry(why).or_default() += 1;
+                return;
+            }
+        };
+        self.code = LuaCode::Interpreted;
+        for parent in chain {
+            self.out.frames.push(RawFrame::CoroutineParent);
+            for frame in parent {
+                self.frame(frame.kind);
+            }
+        }
+    }
+
+    fn frame(&mut self, kind: FrameKind) {
+        match kind {
+            // without a print: it was not seen by the kernel side
+            FrameKind::Lua { proto, pos } => self.function(proto, pos, 0),
+            FrameKind::C { f } => self.c_function(f),
+            FrameKind::Builtin { ffid } => self.builtin(ffid),
+        }
+    }
+
     fn unfold(&mut self, expansion: &Expansion) {
         for frame in &expansion.frames {
             match frame.kind {
-                Some(FrameKind::Lua { proto, pos }) => self.function(proto, pos),
-                Some(FrameKind::C { f }) => self.c_function(f),
-                Some(FrameKind::Builtin { ffid }) => self.builtin(ffid),
+                Some(kind) => self.frame(kind),
                 None => self.unknown(),
             }
         }
     }
 
-    fn function(&mut self, proto: u64, position: Option<u32>) {
+    fn function(&mut self, proto: u64, position: Option<u32>, print: u32) {
         let code = self.code;
         let g = self.g;
         let place = self
             .lua
             .as_mut()
-            .and_then(|lua| lua.process.place(g, proto, position, lua.functions));
+            .and_then(|lua| lua.process.place(g, (proto, print), position, lua.functions));
         match place {
             Some(place) => self.out.frames.push(RawFrame::Lua {
                 function: place.function,

@@ -30,6 +30,8 @@ pub enum LuaWord {
         proto: u64,
         /// Behind its current instruction, in instructions from its first; `None`: not known.
         at: Option<u32>,
+        /// `MS_LUA_PRINT` of the prototype as it was then; 0: not known.
+        print: u32,
     },
     /// A C function called from Lua.
     CFunction {
@@ -56,7 +58,8 @@ impl LuaWord {
             },
             abi::MS_LUA_FUNCTION => Self::Function {
                 proto: address,
-                at: u32::try_from(second).ok().filter(|&at| at != abi::MS_LUA_NO_PC),
+                at: Some(second as u32).filter(|&at| at != abi::MS_LUA_NO_PC),
+                print: (second >> abi::MS_LUA_PRINT_SHIFT) as u32,
             },
             abi::MS_LUA_C_FUNCTION => Self::CFunction { code: address },
             abi::MS_LUA_BUILTIN => Self::Builtin { ffid: second as u8 },
@@ -121,7 +124,7 @@ mod tests {
             lua(abi::MS_LUA_SEGMENT, 0x7000),
             abi::MS_SEGMENT_TRACE | 0x8000,
             lua(abi::MS_LUA_FUNCTION, 0x9000),
-            12,
+            7 << abi::MS_LUA_PRINT_SHIFT | 12,
             lua(abi::MS_LUA_FUNCTION, 0x9100),
             abi::MS_LUA_NO_PC.into(),
             0x2000,
@@ -136,9 +139,9 @@ mod tests {
                 flags: abi::MS_SEGMENT_TRACE
             })
         );
-        let function = |proto, at| UserFrame::Lua(LuaWord::Function { proto, at });
-        assert_eq!(frames[2], function(0x9000, Some(12)));
-        assert_eq!(frames[3], function(0x9100, None));
+        let function = |proto, at, print| UserFrame::Lua(LuaWord::Function { proto, at, print });
+        assert_eq!(frames[2], function(0x9000, Some(12), 7));
+        assert_eq!(frames[3], function(0x9100, None, 0));
         let addrs: Vec<u64> = native_frames(&words).iter().map(|frame| frame.addr).collect();
         assert_eq!(addrs, [0x1000, 0x2000]);
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moonscope_probe::{ClockKind, LuaCounts, Totals, WalkLoop};
-use moonscope_profile::{Accounting, Meta, Profile, ValueType};
+use moonscope_profile::{Accounting, Meta, Profile, Summary, ValueType};
 
 use super::EndedBy;
 use crate::exit::{Code, Failure};
@@ -119,8 +119,12 @@ impl Recording {
     }
 
     /// Prints the last lines and says how it went.
-    pub fn finish(&self, profile: &Profile, written: &[Written]) -> Code {
+    pub fn finish(&self, profile: &Profile, written: &[Written], summary: Option<&Summary>) -> Code {
         if !self.quiet {
+            let table = summary.map(Summary::lines).unwrap_or_default();
+            for (columns, name) in table {
+                eprintln!("{columns}{name}");
+            }
             for line in self.lines(profile, written) {
                 eprintln!("{line}");
             }
@@ -251,6 +255,22 @@ fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
         if count > 0 {
             lines.push(format!("{count} {what}"));
         }
+    }
+    if let Some(parents) = &lua.parents {
+        lines.push(format!(
+            "coroutine parents: above {} coroutines, {} have none, {} not found",
+            parents.found,
+            parents.without,
+            parents.failed.values().sum::<u64>(),
+        ));
+        if parents.found == 0 && lua.samples > 0 {
+            lines.push(
+                "no coroutine parents: nothing proved that this is ngx_lua with OpenResty's LuaJIT (exdata2)"
+                    .to_owned(),
+            );
+        }
+        let failed = parents.failed.iter();
+        lines.extend(failed.map(|(why, count)| format!("{count} coroutines without parents: {why}")));
     }
     let refused: BTreeSet<&String> = lua.refused.iter().collect();
     lines.extend(refused.iter().map(|reason| {

@@ -31,8 +31,7 @@ impl From<Vec<FrameId>> for Named {
 /// The profile of a finished recording.
 pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Recording) -> Profile {
     let mut profile = Profile::new(vec![ValueType::samples(), ValueType::cpu()]);
-    let frames = name_frames(recorded, symbolizer, &mut profile);
-    let stacks = place_stacks(recorded, &frames, &mut profile);
+    let stacks = name_stacks(recorded, symbolizer, &mut profile);
     let period = recording.period();
     for (RawStackId(stack), thread, count) in recorded.stacks.counts() {
         let name = text(&thread.comm);
@@ -66,6 +65,16 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         profile.meta.comments.extend(no_kernel_names(symbolizer));
     }
     profile
+}
+
+/// Names all stacks: for each raw one its stack in the profile.
+pub fn name_stacks(
+    recorded: &Recorded,
+    symbolizer: &mut Symbolizer,
+    profile: &mut Profile,
+) -> Vec<Option<StackId>> {
+    let frames = name_frames(recorded, symbolizer, profile);
+    place_stacks(recorded, &frames, profile)
 }
 
 /// The stack of each raw node.
@@ -115,6 +124,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
             }
             RawFrame::LuaUnknown => {
                 named[index] = vec![profile.frame(Frame::unknown(FrameKind::LuaInterpreted))].into();
+            }
+            RawFrame::CoroutineParent => {
+                named[index] = vec![profile.frame(Frame::marker("coroutine parent"))].into();
             }
             RawFrame::InlinedUnknown => {
                 named[index] = vec![profile.frame(Frame::marker("inlined frames unknown"))].into();

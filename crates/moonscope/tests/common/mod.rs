@@ -7,9 +7,11 @@
 
 pub mod here;
 pub mod load;
+pub mod lua;
 pub mod profile;
 pub mod program;
 pub mod recording;
+pub mod server;
 
 pub use here::{repository, root, skip, tool, wait_until};
 pub use profile::{Frame, Profile, Sample};

@@ -1,0 +1,197 @@
+//! What a process is doing right now: the stack of each thread and of each Lua coroutine, read from outside, with no
+//! BPF and without stopping it.
+//!
+//! The walker is the one of the kernel side, compiled for the host, so that a stack here is what a sample taken at
+//! this moment would have shown. The way: `files` (unwind tables on demand) → `threads` (where each stands, and the
+//! walk) → `vms` (coroutines, from the memory of their VM) → [`Recorded`], to be named like a recording.
+
+mod files;
+mod threads;
+mod vms;
+
+use std::time::{Duration, Instant};
+
+use moonscope_luajit::coroutines::{CoroutineStatus, ListEnd};
+use moonscope_luajit::{Activity, GcMode};
+use moonscope_process::thread::Place;
+use moonscope_process::{Pid, Process, ProcessError, process, read_maps};
+use moonscope_unwind::abi;
+
+pub use files::LiveFiles;
+
+use crate::generation::{Generation, code_mappings};
+use crate::lua::{LuaCounts, LuaFunctions, LuaProcess, MappedBuild};
+use crate::processes::{ProcessId, ProcessInfo};
+use crate::session::Recorded;
+use crate::stacks::{RawStackId, RawStacks};
+
+/// Threads of one process that are looked at: a walk takes some 50 microseconds.
+const MAX_THREADS: usize = 1 << 14;
+
+/// A process at one moment; stacks refer to `recorded`.
+pub struct LiveProcess {
+    /// The process.
+    pub process: Process,
+    /// How long it took to look at it.
+    pub took: Duration,
+    /// Its threads, by number.
+    pub threads: Vec<LiveThread>,
+    /// More threads than are looked at.
+    pub more_threads: usize,
+    /// Its Lua VMs, by address.
+    pub vms: Vec<LiveVm>,
+    /// Part of the memory that may hold VMs was not looked at.
+    pub more_vms: bool,
+    /// LuaJITs of its files that cannot be read, and why.
+    pub refused: Vec<String>,
+    /// Stacks, files, functions.
+    pub recorded: Recorded,
+}
+
+/// The interpreter keeps the base of the running function in a register.
+const AS_STORED: &str = "as the VM last stored it: the innermost functions may be missing, or left already";
+
+/// A stack at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LiveStack {
+    /// The frames; `None` if there are none.
+    pub id: Option<RawStackId>,
+    /// Why its outermost frames, or Lua frames in it, are missing.
+    pub cut: Option<&'static str>,
+    /// It changed each time it was read.
+    pub changing: bool,
+    /// What of it is not certain, and why.
+    pub uncertain: Option<&'static str>,
+}
+
+/// A thread.
+pub struct LiveThread {
+    /// Its id.
+    pub tid: Pid,
+    /// Its name.
+    pub comm: String,
+    /// `R`, `S`, `D`, `T`, … (proc(5)).
+    pub state: char,
+    /// Where it is.
+    pub place: Place,
+    /// Native and Lua frames.
+    pub stack: LiveStack,
+    /// Coroutines (`lua_State`) whose frames are in the stack.
+    pub lua: Vec<u64>,
+}
+
+/// A Lua VM.
+pub struct LiveVm {
+    /// Address of its `global_State`.
+    pub g: u64,
+    /// Size of its references.
+    pub mode: GcMode,
+    /// The file that LuaJIT is in, as the process names it.
+    pub file: String,
+    /// What it does, or did last.
+    pub activity: Activity,
+    /// A coroutine of it has a frame on a native stack.
+    pub is_running: bool,
+    /// The thread that runs it, as far as that shows.
+    pub thread: Option<Pid>,
+    /// Its coroutines.
+    pub coroutines: Vec<LiveCoroutine>,
+    /// Coroutines of which nothing but the number is known: too many.
+    pub more_coroutines: usize,
+    /// Coroutines that were collected before they could be looked at.
+    pub gone_coroutines: usize,
+    /// Objects that were looked at to find them.
+    pub objects: u64,
+    /// Whether all were found.
+    pub list: ListEnd,
+}
+
+/// A coroutine.
+pub struct LiveCoroutine {
+    /// Address of its `lua_State`.
+    pub l: u64,
+    /// The one that the VM was made with.
+    pub is_main: bool,
+    /// What it does.
+    pub status: CoroutineStatus,
+    /// The thread in whose stack its frames are; then `stack` has none.
+    pub in_thread: Option<Pid>,
+    /// Its Lua frames.
+    pub stack: LiveStack,
+}
+
+/// What is being looked at.
+struct Look<'a> {
+    pid: Pid,
+    files: &'a mut LiveFiles,
+    generation: Generation,
+    lua: LuaProcess,
+    functions: LuaFunctions,
+    counts: LuaCounts,
+    stacks: RawStacks,
+    max_depth: u32,
+    /// All mappings: those of stacks tell which thread a frame belongs to.
+    maps: Vec<moonscope_process::Mapping>,
+}
+
+impl LiveProcess {
+    /// Looks at a process. Stacks have at most `max_depth` frames.
+    pub fn look_at(pid: Pid, files: &mut LiveFiles, max_depth: u32) -> Result<Self, ProcessError> {
+        let start = Instant::now();
+        let process = Process::find(pid)?;
+        let maps = read_maps(pid)?;
+        let (mappings, _) = code_mappings(pid, &maps, files.executables());
+        let generation = Generation {
+            number: 1,
+            process: ProcessId(0),
+            mappings,
+        };
+        let refused = files.look_for_lua(&generation);
+        let builds = MappedBuild::all(&generation, |id| files.lua(id));
+        let mut lua = LuaProcess::new(pid, builds);
+        if !lua.builds().is_empty() {
+            lua.scan();
+        }
+        let more_vms = !lua.builds().is_empty() && !lua.scan_was_complete;
+        let mut look = Look {
+            pid,
+            files,
+            generation,
+            lua,
+            functions: LuaFunctions::default(),
+            counts: LuaCounts::default(),
+            stacks: RawStacks::default(),
+            max_depth: max_depth.min(abi::MS_MAX_DEPTH),
+            maps,
+        };
+        let mut tids = process::threads(pid)?;
+        tids.sort_unstable();
+        let more_threads = tids.len().saturating_sub(MAX_THREADS);
+        tids.truncate(MAX_THREADS);
+        let threads: Vec<LiveThread> = tids.iter().filter_map(|&tid| look.thread(tid)).collect();
+        let vms = look.vms(&threads);
+        if process.has_exited() {
+            return Err(ProcessError::Exited { pid });
+        }
+        let info = ProcessInfo {
+            pid,
+            comm: process.comm.as_str().into(),
+        };
+        let Look {
+            stacks,
+            mut functions,
+            files,
+            ..
+        } = look;
+        Ok(Self {
+            threads,
+            more_threads,
+            vms,
+            more_vms,
+            refused,
+            recorded: Recorded::new(stacks, files.all(), vec![info], functions.take()),
+            process,
+            took: start.elapsed(),
+        })
+    }
+}

@@ -1,0 +1,512 @@
+//! `moonscope stack` shows what threads and coroutines are doing, as they would say themselves.
+//!
+//! The truth: LuaJIT's own debug library, asked by the programs about the coroutines that then stand still
+//! (`tests/luajit/stack`); for native frames the functions that the host is made of.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::{Program, Run, moonscope, repository, root, skip, tool, wait_until};
+use serde_json::Value;
+
+/// A VM is built for each of these; every one that is there is tested.
+const VARIANTS: [&str; 9] = [
+    "openresty-gc64",
+    "openresty-gc32",
+    "upstream-gc64",
+    "upstream-gc32",
+    "no-unwind",
+    "debian",
+    "debian-source",
+    "bullseye-gc32",
+    "trixie",
+];
+
+/// The hosts of the variants that can be had here.
+fn hosts() -> Vec<PathBuf> {
+    let output = Command::new(repository("tests/luajit/build"))
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let is_variant = |dir: &&str| VARIANTS.iter().any(|variant| dir.ends_with(variant));
+    let hosts: Vec<PathBuf> = text
+        .lines()
+        .filter(is_variant)
+        .map(|dir| Path::new(dir).join("bin/host"))
+        .filter(|host| host.is_file())
+        .collect();
+    if hosts.is_empty() {
+        skip("no LuaJIT can be built here");
+    }
+    hosts
+}
+
+fn script(name: &str) -> String {
+    let path = repository("tests/luajit").join(name);
+    path.canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+/// Looks at a process; the report of it.
+fn look(pid: u32) -> Value {
+    let run = moonscope(&["stack", "-p", &pid.to_string(), "--json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(
+        (&json["format"], &json["version"]),
+        (&"moonscope-stack".into(), &1.into())
+    );
+    json["processes"][0].clone()
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key]
+        .as_array()
+        .unwrap_or_else(|| panic!("no list {key} in {value}"))
+}
+
+/// The Lua part of a stack in the words of `tests/luajit/stack`: `FILE:LINE:DEFINED`, or `[C]`.
+fn lua_part(stack: &Value) -> Vec<String> {
+    let text = |frame: &Value| match frame["kind"].as_str().unwrap() {
+        "lua-interpreted" | "lua-compiled" => {
+            let file = frame["file"].as_str().unwrap().rsplit('/').next().unwrap();
+            let number = |key: &str| frame[key].as_u64().unwrap_or(0);
+            format!("{file}:{}:{}", number("line"), number("defined_at"))
+        }
+        _ => "[C]".to_owned(),
+    };
+    list(stack, "stack").iter().map(text).collect()
+}
+
+/// `truth NAME STATUS STACK` lines: how many there are of each name, status and stack.
+fn truth<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<(String, String, Vec<String>), usize> {
+    let mut all = BTreeMap::new();
+    for line in lines.filter(|line| line.starts_with("truth ")) {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        let stack = words[3].split(';').map(str::to_owned).collect();
+        *all.entry((words[1].to_owned(), words[2].to_owned(), stack))
+            .or_default() += 1;
+    }
+    assert!(!all.is_empty(), "the program has said nothing");
+    all
+}
+
+/// How many coroutines have this status and stack.
+fn count(vm: &Value, status: &str, stack: &[String]) -> u64 {
+    list(vm, "coroutines")
+        .iter()
+        .filter(|group| group["status"] == status && lua_part(group) == stack)
+        .map(|group| group["count"].as_u64().unwrap())
+        .sum()
+}
+
+/// Names of the frames of a thread's stack, innermost first.
+fn names(thread: &Value) -> Vec<String> {
+    let name = |frame: &Value| frame["text"].as_str().unwrap().to_owned();
+    list(thread, "stack").iter().map(name).collect()
+}
+
+#[test]
+fn root_coroutines_stand_where_lua_itself_says_in_every_luajit() {
+    if !root() {
+        return;
+    }
+    for host in hosts() {
+        let program = Program::start(&host, &[&script("stack/suspended.lua"), "60"]);
+        let report = look(program.pid());
+        let host = host.display();
+        let vm = &report["vms"][0];
+        assert_eq!(vm["list"], "complete", "{host}: {vm}");
+        let bits = if host.to_string().contains("gc32") { 32 } else { 64 };
+        assert_eq!(vm["reference_bits"], bits, "{host}");
+        for ((name, status, stack), _) in truth(program.said.iter().map(String::as_str)) {
+            let expected = if name == "many" { 1000 } else { 1 };
+            match status.as_str() {
+                "suspended" => assert_eq!(count(vm, "suspended", &stack), expected, "{host}: {name}\n{vm:#}"),
+                "dead" => assert_eq!(count(vm, "failed", &stack), expected, "{host}: {name}\n{vm:#}"),
+                // these are in the stack of the thread
+                _ => {}
+            }
+        }
+        let status = |status: &str| -> u64 {
+            let groups = list(vm, "coroutines")
+                .iter()
+                .filter(|group| group["status"] == status);
+            groups.map(|group| group["count"].as_u64().unwrap()).sum()
+        };
+        assert_eq!(
+            (status("running"), status("normal"), status("not-started")),
+            (1, 2, 1),
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn root_lua_frames_of_nested_coroutines_stand_between_native_ones() {
+    if !root() {
+        return;
+    }
+    for host in hosts() {
+        let program = Program::start(&host, &[&script("stack/suspended.lua"), "60"]);
+        let report = look(program.pid());
+        let thread = &report["threads"][0];
+        assert_eq!(thread["system_call_name"], "clock_nanosleep", "{thread}");
+        assert_eq!(list(thread, "coroutines").len(), 3, "{thread:#}");
+        assert!(thread["cut"].is_null(), "{thread:#}");
+        let names = names(thread);
+        let text = names.join("\n");
+        let place = |what: &str| {
+            names
+                .iter()
+                .position(|name| name.contains(what))
+                .unwrap_or_else(|| panic!("no {what} in\n{text}"))
+        };
+        let inner = place("host_sleep");
+        let order = [
+            "suspended.lua:86",
+            "coroutine.wrap_aux_[b]",
+            "suspended.lua:95",
+            "coroutine.resume_[b]",
+        ];
+        for (distance, what) in order.iter().enumerate() {
+            assert_eq!(place(what), inner + 1 + distance, "{}:\n{text}", host.display());
+        }
+        assert_eq!(place("suspended.lua:100"), inner + 5, "{text}");
+        assert!(
+            place("run_script") > inner + 5 && names.last().is_some_and(|name| name == "_start"),
+            "{text}"
+        );
+        let vm = &report["vms"][0];
+        assert_eq!(vm["running"], true);
+        assert_eq!(vm["thread"], program.pid());
+    }
+}
+
+#[test]
+fn root_every_vm_is_found_with_the_thread_that_runs_it() {
+    if !root() {
+        return;
+    }
+    let Some(host) = hosts().into_iter().next() else {
+        return;
+    };
+    let program = Program::start(&host, &["-t", "3", &script("stack/blocked.lua"), "60"]);
+    // `ready` comes just before they block
+    let mut report = look(program.pid());
+    wait_until("three VMs are blocked", || {
+        report = look(program.pid());
+        list(&report, "threads")
+            .iter()
+            .all(|thread| thread["place"] == "waiting")
+    });
+    let mut threads: Vec<u64> = Vec::new();
+    for vm in list(&report, "vms") {
+        let tid = vm["thread"].as_u64().unwrap();
+        let thread = list(&report, "threads")
+            .iter()
+            .find(|thread| thread["tid"] == tid)
+            .unwrap();
+        assert!(thread["comm"].as_str().unwrap().starts_with("vm-"), "{thread}");
+        assert_eq!(thread["coroutines"][0], list(vm, "coroutines")[0]["addresses"][0]);
+        assert!(
+            names(thread).iter().any(|name| name.contains("blocked@")),
+            "{:?}",
+            names(thread)
+        );
+        threads.push(tid);
+    }
+    threads.sort_unstable();
+    threads.dedup();
+    assert_eq!(threads.len(), 3, "{report:#}");
+}
+
+#[test]
+fn root_a_system_call_from_compiled_code_keeps_its_lua_frames() {
+    if !root() {
+        return;
+    }
+    for host in hosts() {
+        let program = Program::start(&host, &[&script("stack/compiled.lua"), "60"]);
+        let mut shown = Vec::new();
+        wait_until("it sleeps in a call from compiled code", || {
+            let report = look(program.pid());
+            shown = names(&report["threads"][0]);
+            shown.iter().any(|name| name.ends_with("_[j]"))
+        });
+        let text = shown.join("\n");
+        let at = |what: &str| shown.iter().position(|name| name.contains(what));
+        let (naps, main) = (at("naps@"), at("main chunk@"));
+        // the last guard before the call may be in `naps`: then LuaJIT itself does not know that `nap` was called
+        assert!(
+            at("usleep") < naps && naps < main && main < at("run_script"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn root_native_frames_that_cannot_be_walked_leave_a_mark_and_lua_behind_it() {
+    if !root() {
+        return;
+    }
+    // the interpreter calls through lj_vm_ffi_call, whose frame is found by a register that usleep may change
+    for host in hosts() {
+        let program = Program::start(&host, &["-joff", &script("stack/compiled.lua"), "60"]);
+        let mut shown = Vec::new();
+        wait_until("it sleeps", || {
+            let report = look(program.pid());
+            shown = names(&report["threads"][0]);
+            shown.iter().any(|name| name == "usleep")
+        });
+        let text = shown.join("\n");
+        let at = |what: &str| shown.iter().position(|name| name.contains(what));
+        let order = [
+            "usleep",
+            "ffi.meta.__call_[b]",
+            "nap@",
+            "naps@",
+            "main chunk@",
+            "lua_pcall",
+            "run_script",
+        ];
+        let places: Vec<Option<usize>> = order.iter().map(|what| at(what)).collect();
+        assert!(
+            places.is_sorted() && places[0].is_some(),
+            "{}\n{text}",
+            host.display()
+        );
+        assert_eq!(shown.last().map(String::as_str), Some("_start"), "{text}");
+    }
+}
+
+#[test]
+fn root_of_a_running_thread_only_lua_is_told_and_why() {
+    if !root() {
+        return;
+    }
+    let Some(host) = hosts().into_iter().next() else {
+        return;
+    };
+    let mut program = Program::start(&host, &[&script("cases/12-inlined.lua"), "60"]);
+    let pid = program.pid().to_string();
+    let run = moonscope(&["stack", "-p", &pid]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    // it may be waiting for a processor, which is told as running too
+    assert!(run.stdout.contains("): running\n"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("cannot be read without stopping it"),
+        "{}",
+        run.stdout
+    );
+    assert!(
+        run.stdout.contains(&format!("moonscope record -p {pid}")),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stdout.contains("Lua VM 0x"), "{}", run.stdout);
+    assert!(!program.has_ended());
+}
+
+#[test]
+fn root_requests_of_nginx_wait_where_lua_itself_says() {
+    if !root() || tool("nginx").is_none() || tool("curl").is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some(server) = Server::start(dir.path()) else {
+        return;
+    };
+    const EACH: usize = 20;
+    let places = ["sleep", "spawn", "coroutine", "socket", "access"];
+    let _requests: Vec<TcpStream> = places
+        .iter()
+        .flat_map(|place| (0..EACH).map(|_| server.ask(place)))
+        .collect();
+    // spawn and coroutine have two coroutines each
+    let waiting = EACH * (places.len() + 2);
+    let mut said = String::new();
+    wait_until("all requests wait", || {
+        said = server.answer("truth");
+        said.lines().filter(|line| line.starts_with("truth ")).count() == waiting
+    });
+    let worker = server.worker();
+    let run = moonscope(&["stack", "-p", &worker.to_string(), "--json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    let report = &json["processes"][0];
+    let vm = &report["vms"][0];
+    assert_eq!((&vm["list"], &vm["running"]), (&"complete".into(), &false.into()));
+    let truth = truth(said.lines());
+    assert_eq!(truth.len(), 7, "{said}");
+    let mut stacks: BTreeMap<Vec<String>, usize> = BTreeMap::new();
+    for ((_, status, stack), many) in truth {
+        assert_eq!(status, "suspended");
+        *stacks.entry(stack).or_default() += many;
+    }
+    for (stack, many) in &stacks {
+        assert_eq!(count(vm, "suspended", stack), *many as u64, "{stack:?}\n{vm:#}");
+    }
+    let names = names(&report["threads"][0]);
+    assert!(names[0].contains("epoll_wait"), "{names:?}");
+    assert!(names.iter().any(|name| name.contains("main")), "{names:?}");
+}
+
+/// `demo/server` with the configuration of `tests/luajit/stack`.
+struct Server {
+    child: Child,
+    port: u16,
+    dir: PathBuf,
+}
+
+impl Server {
+    fn start(dir: &Path) -> Option<Self> {
+        let mut child = Command::new(repository("demo/server"))
+            .arg(dir)
+            .arg(repository("tests/luajit/stack"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let url = dir.join("url");
+        let mut ended = false;
+        wait_until("nginx answers", || {
+            ended = child.try_wait().unwrap().is_some();
+            ended || std::fs::read_to_string(&url).is_ok_and(|url| url.ends_with('\n'))
+        });
+        if ended {
+            let mut words = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+            skip(&format!("nginx with Lua does not run here: {words}"));
+            return None;
+        }
+        let url = std::fs::read_to_string(url).unwrap();
+        let port = url.trim_end().rsplit(':').next().unwrap().parse().unwrap();
+        Some(Self {
+            child,
+            port,
+            dir: dir.to_owned(),
+        })
+    }
+
+    fn ask(&self, place: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        write!(stream, "GET /{place} HTTP/1.0\r\n\r\n").unwrap();
+        stream
+    }
+
+    fn answer(&self, place: &str) -> String {
+        let mut text = String::new();
+        self.ask(place).read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn worker(&self) -> u32 {
+        let master = std::fs::read_to_string(self.dir.join("nginx.pid")).unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", master.trim());
+        let children = std::fs::read_to_string(children).unwrap();
+        children.split_whitespace().next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // the end of its standard input ends it, and nginx with it
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// A child that is killed when dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn root_a_process_without_lua_has_native_stacks_only() {
+    if !root() {
+        return;
+    }
+    let sleep = Killed(Command::new("sleep").arg("600").spawn().unwrap());
+    let mut run = text_of(sleep.0.id());
+    wait_until("it sleeps", || {
+        run = text_of(sleep.0.id());
+        run.stdout.contains("clock_nanosleep()")
+    });
+    assert!(run.stdout.contains("0 Lua VMs"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("_start") || run.stdout.contains("main"),
+        "{}",
+        run.stdout
+    );
+    assert!(!run.stdout.contains("Lua VM 0x"), "{}", run.stdout);
+}
+
+fn text_of(pid: u32) -> Run {
+    let run = moonscope(&["stack", "-p", &pid.to_string()]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    run
+}
+
+#[test]
+fn what_has_no_user_code_or_is_gone_or_not_started_is_refused() {
+    // the parent of all kernel threads
+    if std::fs::read_to_string("/proc/2/comm").is_ok_and(|comm| comm == "kthreadd\n") {
+        let run = moonscope(&["stack", "-p", "2"]);
+        assert_eq!(run.code, 4, "{}", run.stderr);
+        assert!(run.stderr.contains("kernel thread"), "{}", run.stderr);
+    } else {
+        skip("kernel threads are not visible here");
+    }
+    let mut gone = Command::new("true").spawn().unwrap();
+    let pid = gone.id();
+    gone.wait().unwrap();
+    let run = moonscope(&["stack", "-p", &pid.to_string()]);
+    assert_eq!(run.code, 4, "{}", run.stderr);
+    assert!(
+        run.stderr.contains(&format!("no process {pid}")),
+        "{}",
+        run.stderr
+    );
+    let run = moonscope(&["stack", "--", "sleep", "1"]);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert_eq!(moonscope(&["stack"]).code, 2);
+}
+
+#[test]
+fn root_hostile_names_of_threads_and_lua_files_are_escaped() {
+    if !root() {
+        return;
+    }
+    let Some(host) = hosts().into_iter().next() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("evil\x1b[31m\n.lua");
+    std::fs::write(
+        &path,
+        "host.ready() local function wait() host.sleep(60) return 1 end wait()",
+    )
+    .unwrap();
+    let program = Program::start(&host, &[path.to_str().unwrap(), "60"]);
+    let mut run = text_of(program.pid());
+    wait_until("it sleeps", || {
+        run = text_of(program.pid());
+        run.stdout.contains("host_sleep")
+    });
+    assert!(!run.stdout.contains('\x1b'), "{}", run.stdout);
+    assert!(run.stdout.contains(r"evil\u{1b}[31m\n.lua:1"), "{}", run.stdout);
+}
