@@ -135,7 +135,17 @@ pub fn judge(host: &LuaHost, case: &LuaCase, is_compiled: bool) -> Option<Verdic
     let pid = program.pid_text();
     let json = file("x.json").to_str().unwrap().to_owned();
     let run = moonscope(&[
-        "record", "-p", &pid, "-d", RECORDING, "-F", RATE, "--max-depth", "1024", "-o", &json,
+        "record",
+        "-p",
+        &pid,
+        "-d",
+        RECORDING,
+        "-F",
+        RATE,
+        "--max-depth",
+        "1024",
+        "-o",
+        &json,
     ]);
     let truth = program.wait();
     if run.code == 4 || run.code == 5 {
