@@ -7,7 +7,8 @@
 
 mod lua_image;
 
-use lua_image::{Call, Callee, Entry, How, Image, Leaf, Place, Plan, lua_word};
+use lua_image::words::{checked, lua_word, readable};
+use lua_image::{Call, Callee, Entry, How, Image, Leaf, Place, Plan};
 use moonscope_luajit::lua_stack::{self, Base, Broken, FrameKind, LuaEnd, LuaFrame, SegmentEnd};
 use moonscope_unwind::{WalkEnd, abi};
 use proptest::prelude::*;
@@ -72,23 +73,6 @@ fn plans() -> impl Strategy<Value = Plan> {
 
 // ---- what walks give ------------------------------------------------------------------------------------
 
-/// Words as people read them.
-fn readable(words: &[u64]) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let address = word & abi::MS_FRAME_ADDR_MASK;
-        if word & abi::MS_FRAME_LUA == 0 {
-            lines.push(format!("{address:#x} {:x}", word >> 56));
-        } else {
-            let kind = word >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf;
-            let second = words.next().copied().unwrap_or_default();
-            lines.push(format!("    lua {kind} {address:#x} {second:#x}"));
-        }
-    }
-    lines
-}
-
 /// What user space says of a segment. Instructions are counted as the kernel counts them: behind the current.
 fn oracle(image: &Image, l: u64, base: u64, pc: Option<u64>) -> Option<(Vec<[u64; 2]>, LuaEnd)> {
     let base = Base { addr: Some(base), pc };
@@ -103,55 +87,6 @@ fn oracle(image: &Image, l: u64, base: u64, pc: Option<u64>) -> Option<(Vec<[u64
         FrameKind::Builtin { ffid } => lua_word(abi::MS_LUA_BUILTIN, frame.function, ffid.into()),
     };
     Some((walk.frames.iter().map(word).collect(), walk.end))
-}
-
-/// A Lua part of a walk.
-#[derive(Debug, Default)]
-struct Found {
-    l: u64,
-    flags: u64,
-    frames: Vec<[u64; 2]>,
-    is_broken: bool,
-}
-
-/// Takes the words apart, and checks that they can be.
-fn found(words: &[u64], end: WalkEnd) -> Vec<Found> {
-    let mut segments: Vec<Found> = Vec::new();
-    let mut is_open = false;
-    let mut words = words.iter().copied();
-    while let Some(word) = words.next() {
-        let address = word & abi::MS_FRAME_ADDR_MASK;
-        if word & abi::MS_FRAME_LUA == 0 {
-            is_open = false;
-            continue;
-        }
-        let Some(second) = words.next() else {
-            assert_eq!(end, WalkEnd::Depth, "half a frame");
-            break;
-        };
-        let kind = (word >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf) as u32;
-        assert!(kind <= abi::MS_LUA_BROKEN, "kind {kind}");
-        if kind == abi::MS_LUA_SEGMENT {
-            is_open = true;
-            segments.push(Found {
-                l: address,
-                flags: second & !abi::MS_SEGMENT_G_MASK,
-                ..Default::default()
-            });
-            continue;
-        }
-        assert!(is_open, "a Lua frame without a segment");
-        let segment = segments.last_mut().unwrap();
-        assert!(!segment.is_broken, "a frame behind the end");
-        match kind {
-            abi::MS_LUA_BROKEN => {
-                assert!(second <= u64::from(abi::MS_LUA_BAD_LINK), "broken for no reason");
-                segment.is_broken = true;
-            }
-            _ => segment.frames.push([word, second]),
-        }
-    }
-    segments
 }
 
 proptest! {
@@ -316,16 +251,7 @@ proptest! {
         }
         let (words, end) = image.walk(depth);
         prop_assert!(end != WalkEnd::None);
-        let segments = found(&words, end);
-        let frames: usize = segments.iter().map(|segment| segment.frames.len()).sum();
-        let natives = words.iter().filter(|&&word| word & abi::MS_FRAME_LUA == 0).count();
-        prop_assert!(frames <= depth as usize && natives <= 3 * depth as usize, "{frames} {natives}");
-        // what follows a broken part of a coroutine is not made up
-        for pair in segments.windows(2) {
-            if pair[0].is_broken && pair[1].l == pair[0].l {
-                prop_assert!(pair[1].flags & abi::MS_SEGMENT_LOST != 0 && pair[1].frames.is_empty());
-            }
-        }
+        checked(&words, end, depth);
     }
 
     #[test]
@@ -336,7 +262,7 @@ proptest! {
         }
         let (words, end) = image.walk(DEEP);
         // of the first segment the base is known; those that the registers or a trace told are not compared
-        let segments = found(&words, end);
+        let segments = checked(&words, end, DEEP);
         let Some(first) = segments.first().filter(|_| plan.leaf == Leaf::C) else { return Ok(()) };
         if first.l == 0 || first.flags & !abi::MS_SEGMENT_GUESSED != 0 {
             return Ok(());

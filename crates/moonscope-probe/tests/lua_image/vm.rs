@@ -4,7 +4,8 @@ use moonscope_unwind::{Registers, abi};
 
 use super::code::{C, DISPATCH, ENTERING, HANDLER, HELPER, INNER, LEAVING, NOWHERE, ROOT, TRACE};
 use super::plan::{Call, Callee, Entry, How, Leaf, Place, Plan};
-use super::{HEAP, Image, STACK, Segment, layout, lua_word};
+use super::words::lua_word;
+use super::{HEAP, Image, STACK, Segment, layout};
 
 const NO_PC: u64 = abi::MS_LUA_NO_PC as u64;
 
