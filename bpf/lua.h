@@ -466,6 +466,7 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 		w->lua.maxstack = state->maxstack;
 		w->lua.base = 0;
 		w->lua.skip = 0;
+		w->lua.replaced = 0;
 		if (state->jit_base) {
 			flags |= MS_SEGMENT_TRACE;
 			if (lua_is_base(state, state->jit_base))
@@ -584,7 +585,8 @@ static __always_inline int lua_step(struct walk *w)
 	__u64 base = w->lua.base, prev, caller_pc = 0;
 	struct lua_function function;
 	struct lua_slots slots;
-	int leaves = 0, skips = 0;
+	__u64 replaced = 0;
+	int leaves = 0, skips = 0, dummy;
 
 	if (base == w->lua.bottom)
 		return lua_leave(w);
@@ -593,7 +595,10 @@ static __always_inline int lua_step(struct walk *w)
 	if (lua_read_slots(w, layout, base, &slots))
 		return lua_break(w, MS_LUA_NO_FUNCTION);
 	/* a frame of the lua_State itself stands for a call of what is no function */
-	if (slots.function != w->lua.l && !w->lua.skip) {
+	dummy = slots.function == w->lua.l;
+	if (w->lua.replaced) {
+		slots.link = w->lua.replaced;
+	} else if (!dummy && !w->lua.skip) {
 		if (lua_read_function(w, layout, slots.function, &function))
 			return lua_break(w, MS_LUA_NO_FUNCTION);
 		if (lua_emit_function(w, layout, &function))
@@ -623,11 +628,14 @@ static __always_inline int lua_step(struct walk *w)
 			caller_pc = cont[1];
 		}
 		leaves = cont[0] == LUA_CONT_FFI_CALLBACK;
+		/* lj_meta_tailcall: the function below is not called yet, and its link stands here */
+		if (dummy && !cont[0])
+			replaced = caller_pc;
 		break;
 	}
 	case LUA_FRAME_VARG:
 		prev = base - (slots.link & ~(__u64)LUA_FRAME_TYPEP);
-		skips = (slots.link & LUA_FRAME_TYPEP) == LUA_FRAME_VARG;
+		skips = !dummy && (slots.link & LUA_FRAME_TYPEP) == LUA_FRAME_VARG;
 		break;
 	default:
 		prev = base - (slots.link & ~(__u64)LUA_FRAME_TYPEP);
@@ -639,6 +647,7 @@ static __always_inline int lua_step(struct walk *w)
 	w->lua.base = prev;
 	w->lua.pc = caller_pc;
 	w->lua.skip = skips;
+	w->lua.replaced = replaced;
 	return leaves ? lua_leave(w) : 0;
 }
 

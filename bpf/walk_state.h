@@ -20,6 +20,7 @@ struct lua_walk {
 	__u64 cframe;		/* the VM's frame whose segment this is */
 	__u64 next_cframe;	/* the one of the same lua_State that it is inside of */
 	__u32 skip;		/* the next frame is the lower half of a vararg call */
+	__u64 replaced;		/* the link of the next frame, whose function is not called yet; 0: in its slots */
 	__u32 helper;		/* depth at which a helper of the VM returns to the VM; 0: none */
 	__u64 proto;		/* the last prototype, and its MS_LUA_PRINT: recursion has it often */
 	__u64 print;

@@ -140,7 +140,36 @@ EXPORTED double ffi_call_back(double (*callback)(double), double x, int n)
 	return x;
 }
 
+/* host.burn_over(deadline, pointer, offset, value, size, add): works with `size` bytes of this VM's own memory overwritten,
+ * and puts them back. They are at `offset` from the lua_State, or from where the word at `pointer` of it points if that is
+ * not below 0. `value` is what is written there, or added to what is there. Nothing of LuaJIT runs meanwhile.
+ */
+EXPORTED int host_burn_over(lua_State *L)
+{
+	uint64_t end = deadline_ns(L, 1), old = 0, new;
+	long pointer = (long)luaL_checknumber(L, 2), offset = (long)luaL_checknumber(L, 3);
+	int64_t value = (int64_t)luaL_checknumber(L, 4);
+	size_t size = (size_t)luaL_checkinteger(L, 5);
+	char *place = (char *)L + offset;
+
+	luaL_argcheck(L, size <= sizeof(old), 5, "too large");
+	if (pointer >= 0) {
+		uint64_t address = 0;
+
+		/* as long as a pointer is: 4 bytes if references have 32 bits */
+		memcpy(&address, (char *)L + pointer, (size_t)luaL_checkinteger(L, 7));
+		place = (char *)address + offset;
+	}
+	memcpy(&old, place, size);
+	new = (uint64_t)value + (lua_toboolean(L, 6) ? old : 0);
+	memcpy(place, &new, size);
+	work_until(end);
+	memcpy(place, &old, size);
+	return 0;
+}
+
 const struct host_function work_functions[] = {
 	{ "clock", host_clock }, { "burn", host_burn }, { "sleep", host_sleep }, { "poll", host_poll },
-	{ "syscalls", host_syscalls }, { "faults", host_faults }, { "nocfi", host_nocfi }, { NULL, NULL },
+	{ "syscalls", host_syscalls }, { "faults", host_faults }, { "nocfi", host_nocfi },
+	{ "burn_over", host_burn_over }, { NULL, NULL },
 };

@@ -9,6 +9,7 @@
 mod code;
 mod plan;
 mod vm;
+pub mod words;
 
 pub use plan::{Call, Callee, Entry, How, Leaf, Place, Plan};
 pub use vm::{CODE, CODE_SIZE, STACK_SIZE, STACKS, STATE_SIZE, STATES};
@@ -135,12 +136,6 @@ impl Image {
         let size = usize::from(self.layout.fields().ref_size);
         self.put(addr, &value.to_le_bytes()[..size]);
     }
-}
-
-/// The two words of a Lua frame.
-pub fn lua_word(kind: u32, address: u64, second: u64) -> [u64; 2] {
-    let kind = u64::from(kind) << abi::MS_FRAME_LUA_KIND_SHIFT;
-    [abi::MS_FRAME_LUA | kind | address, second]
 }
 
 impl Plan {

@@ -76,6 +76,8 @@ pub enum Leaf {
     Entering,
     /// It is, but the Lua frame is not there.
     Dispatching,
+    /// A builtin found a metamethod to call in its place (`lj_meta_tailcall`).
+    Replacing,
     /// The VM returns to C and has taken its frame away.
     Leaving,
 }

@@ -4,7 +4,8 @@ use moonscope_unwind::{Registers, abi};
 
 use super::code::{C, DISPATCH, ENTERING, HANDLER, HELPER, INNER, LEAVING, NOWHERE, ROOT, TRACE};
 use super::plan::{Call, Callee, Entry, How, Leaf, Place, Plan};
-use super::{HEAP, Image, STACK, Segment, layout, lua_word};
+use super::words::lua_word;
+use super::{HEAP, Image, STACK, Segment, layout};
 
 const NO_PC: u64 = abi::MS_LUA_NO_PC as u64;
 
@@ -33,6 +34,7 @@ const NATIVE_ROOM: u64 = 80 + 256 * 16 + 4096;
 
 struct Function {
     object: u64,
+    link: u64,
     /// Of a Lua function.
     bytecode: Option<u64>,
     at: u8,
@@ -41,8 +43,12 @@ struct Function {
 
 impl Function {
     fn kind(&self) -> u32 {
-        (self.words[0] >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf) as u32
+        kind_of(&self.words)
     }
+}
+
+fn kind_of(words: &[u64; 2]) -> u32 {
+    (words[0] >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf) as u32
 }
 
 struct Thread {
@@ -354,7 +360,8 @@ impl Builder {
 
     /// Writes a frame, and its copy if it is one of a vararg function.
     fn frame(&mut self, call: &Call, base: u64, link: u64) {
-        let function = self.function(call);
+        let mut function = self.function(call);
+        function.link = link;
         self.write_slots(base, function.object, link);
         let mut base = base;
         if call.callee == Callee::Vararg {
@@ -424,6 +431,7 @@ impl Builder {
         }
         Function {
             object,
+            link: 0,
             bytecode,
             at,
             words,
@@ -449,7 +457,13 @@ impl Builder {
 
     fn leaf(&mut self, plan: &Plan) {
         let in_lua = self.segments.last().is_some_and(|segment| segment.pc.is_some());
-        // the word of the VM's frame, and the mark of its segment
+        let in_builtin = self.segments.last().is_some_and(|segment| {
+            segment
+                .frames
+                .first()
+                .is_some_and(|frame| kind_of(frame) == abi::MS_LUA_BUILTIN)
+        });
+        // the word of the VM's frame; those of its segment are before it
         let vm = self.out.len() - 1;
         let mut c_frames = plan.c_frames % 8;
         let stale = self.running.last().map(|&index| {
@@ -488,6 +502,25 @@ impl Builder {
                     segment.pc = None;
                     segment.frames[0][1] = NO_PC;
                 }
+            }
+            Leaf::Replacing if in_builtin => {
+                // a frame of the thread itself stands for the call, and has the link that the metamethod's
+                // type is written over
+                let (replaced, l) = (self.thread().base, self.thread().l);
+                let Some(Function { object, link, .. }) = self.top else {
+                    return;
+                };
+                self.write_slots(replaced, object, 0xffff_fff7);
+                let base = replaced + 8 * 2 * u64::from(self.image.layout.fields().frame_slots);
+                self.continuation(base, 0, link);
+                self.write_slots(base, l, (base - replaced) | 2);
+                self.thread().base = base;
+                self.out.remove(vm - 2);
+                if let Some(segment) = self.segments.last_mut() {
+                    segment.base = base;
+                    segment.frames.remove(0);
+                }
+                c_frames = c_frames.max(1);
             }
             Leaf::Gap { mapped } if !self.running.is_empty() => {
                 // what is between is not seen

@@ -13,6 +13,15 @@ pub struct LuaHost {
     path: PathBuf,
 }
 
+impl LuaHost {
+    /// To run this script, with or without LuaJIT's compiler.
+    pub fn command(&self, script: &Path, is_compiled: bool) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args((!is_compiled).then_some("-joff")).arg(script);
+        command
+    }
+}
+
 /// The programs of a variant: `host`, the same with LuaJIT inside (`edge`), or without symbols (`stripped/host`). Skips
 /// what cannot be had here.
 pub fn lua_hosts(variant: &str, programs: &[&str]) -> Vec<LuaHost> {
