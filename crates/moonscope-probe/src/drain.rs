@@ -24,6 +24,7 @@ use crate::user_walk::walk_copy;
 /// Why a stack is cut, where no walk got to say so.
 const ENDED_EARLY: &str = "process ended before its mappings could be read";
 const MAPPING_CHANGED: &str = "mapping changed while the sample was taken";
+const WITHOUT_LUA: &str = "walked from a stack copy: without Lua frames";
 const NOT_PERMITTED: &str = "mappings of the process may not be read";
 
 /// What came out of the ring buffer.
@@ -401,8 +402,10 @@ impl Drain {
                     &stack,
                     self.max_depth,
                 );
+                // a copy of the native stack has no Lua in it
+                let lacks_lua = self.lua.are_in_vm(head.pid, &walk.frames).then_some(WITHOUT_LUA);
                 let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
-                (Some(newest), frames, cut_of(walk.end))
+                (Some(newest), frames, cut_of(walk.end).or(lacks_lua))
             }
             (Some((registers, _)), None, _) => {
                 let addr = registers.regs[abi::MS_REG_RIP as usize];

@@ -2,6 +2,7 @@
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use moonscope_process::Pid;
+use moonscope_unwind::WalkFrame;
 use rustc_hash::FxHashMap;
 
 use super::functions::LuaFunctions;
@@ -101,6 +102,19 @@ impl LuaProcesses {
         if let Some(process) = self.processes.get_mut(&pid) {
             functions_in(words).for_each(|proto| process.note_used(proto));
         }
+    }
+
+    /// Does one of these frames run a VM's code?
+    pub fn are_in_vm(&self, pid: Pid, frames: &[WalkFrame]) -> bool {
+        self.processes.get(&pid).is_some_and(|process| {
+            let in_vm = |frame: &WalkFrame| {
+                process
+                    .builds()
+                    .iter()
+                    .any(|build| build.code.contains(&frame.addr))
+            };
+            frames.iter().any(in_vm)
+        })
     }
 
     /// Changes when what was resolved before may mean something else.
