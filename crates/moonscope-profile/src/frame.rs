@@ -226,10 +226,12 @@ fn short_path(file: &str) -> &str {
     if file.contains(['(', '[']) {
         return file;
     }
-    match file.rmatch_indices('/').nth(1) {
-        Some((slash, _)) => &file[slash + 1..],
-        None => file.trim_start_matches('/'),
-    }
+    let short = match file.rmatch_indices('/').nth(1) {
+        Some((slash, _)) => &file[slash..],
+        None => file,
+    };
+    // what was shortened once stays as it is, also `a//b`
+    short.trim_start_matches('/')
 }
 
 impl fmt::Display for FrameText<'_> {
@@ -253,6 +255,8 @@ mod tests {
             ("plugins/limit-count.lua", "plugins/limit-count.lua"),
             ("/a.lua", "a.lua"),
             ("a.lua", "a.lua"),
+            ("//", ""),
+            ("a//b.lua", "b.lua"),
             (
                 "content_by_lua(/etc/nginx/nginx.conf:51)",
                 "content_by_lua(/etc/nginx/nginx.conf:51)",

@@ -156,9 +156,13 @@ fn root_lua_frames_of_nested_coroutines_stand_between_native_ones() {
     }
     for host in hosts() {
         let program = Program::start(&host, &[&script("stack/suspended.lua"), "60"]);
-        let report = look(program.pid());
+        // `ready` comes just before it sleeps
+        let mut report = Value::Null;
+        wait_until("it sleeps", || {
+            report = look(program.pid());
+            report["threads"][0]["system_call_name"] == "clock_nanosleep"
+        });
         let thread = &report["threads"][0];
-        assert_eq!(thread["system_call_name"], "clock_nanosleep", "{thread}");
         assert_eq!(list(thread, "coroutines").len(), 3, "{thread:#}");
         assert!(thread["cut"].is_null(), "{thread:#}");
         let names = names(thread);
