@@ -119,9 +119,10 @@ pub const MAX_STACK_NODES: usize = 4 << 20;
 /// its index takes about 16 bytes for each function.
 pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// How long the first tick waits for unwind tables. Those of most programs take 10 ms; until a large
-/// library's is there, samples are walked from stack copies.
-pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_millis(100);
+/// How long the first tick waits for unwind tables, at most. Those of most programs take 10 ms, but ten times that and
+/// more on a machine that is busy with the very program. Until they are there samples are walked from stack copies, in
+/// which there is no Lua; so starting later is better, as long as whoever waits for it does not wonder.
+pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Unwind rules that the table of one file may add to those of all. libc has 300; a file with very many would take
 /// the 65,536 numbers from all others.
