@@ -33,7 +33,9 @@ if has_ffi then
         typedef struct { long seconds, nanoseconds; } case_time;
         int clock_gettime(int clock, case_time *now);
     ]]
-    if not host and not os.getenv("KEEP") then
+    -- a static program has no symbols that could be looked up
+    has_ffi = pcall(function() return ffi.C.clock_gettime end)
+    if has_ffi and not host and not os.getenv("KEEP") then
         ffi.C.prctl(1, 9, 0, 0, 0) -- PR_SET_PDEATHSIG, SIGKILL
     end
 end
