@@ -7,13 +7,11 @@
 
 mod common;
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Program, Run, moonscope, repository, root, skip, tool, wait_until};
+use common::stack::{count, list, look, names, truth};
+use common::{Program, Run, moonscope, repository, root, skip, wait_until};
 use serde_json::Value;
 
 /// A VM is built for each of these; every one that is there is tested.
@@ -52,65 +50,6 @@ fn hosts() -> Vec<PathBuf> {
 fn script(name: &str) -> String {
     let path = repository("tests/luajit").join(name);
     path.canonicalize().unwrap().to_str().unwrap().to_owned()
-}
-
-/// Looks at a process; the report of it.
-fn look(pid: u32) -> Value {
-    let run = moonscope(&["stack", "-p", &pid.to_string(), "--json"]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-    let json: Value = serde_json::from_str(&run.stdout).unwrap();
-    assert_eq!(
-        (&json["format"], &json["version"]),
-        (&"moonscope-stack".into(), &1.into())
-    );
-    json["processes"][0].clone()
-}
-
-fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value[key]
-        .as_array()
-        .unwrap_or_else(|| panic!("no list {key} in {value}"))
-}
-
-/// The Lua part of a stack in the words of `tests/luajit/stack`: `FILE:LINE:DEFINED`, or `[C]`.
-fn lua_part(stack: &Value) -> Vec<String> {
-    let text = |frame: &Value| match frame["kind"].as_str().unwrap() {
-        "lua-interpreted" | "lua-compiled" => {
-            let file = frame["file"].as_str().unwrap().rsplit('/').next().unwrap();
-            let number = |key: &str| frame[key].as_u64().unwrap_or(0);
-            format!("{file}:{}:{}", number("line"), number("defined_at"))
-        }
-        _ => "[C]".to_owned(),
-    };
-    list(stack, "stack").iter().map(text).collect()
-}
-
-/// `truth NAME STATUS STACK` lines: how many there are of each name, status and stack.
-fn truth<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeMap<(String, String, Vec<String>), usize> {
-    let mut all = BTreeMap::new();
-    for line in lines.filter(|line| line.starts_with("truth ")) {
-        let words: Vec<&str> = line.splitn(4, ' ').collect();
-        let stack = words[3].split(';').map(str::to_owned).collect();
-        *all.entry((words[1].to_owned(), words[2].to_owned(), stack))
-            .or_default() += 1;
-    }
-    assert!(!all.is_empty(), "the program has said nothing");
-    all
-}
-
-/// How many coroutines have this status and stack.
-fn count(vm: &Value, status: &str, stack: &[String]) -> u64 {
-    list(vm, "coroutines")
-        .iter()
-        .filter(|group| group["status"] == status && lua_part(group) == stack)
-        .map(|group| group["count"].as_u64().unwrap())
-        .sum()
-}
-
-/// Names of the frames of a thread's stack, innermost first.
-fn names(thread: &Value) -> Vec<String> {
-    let name = |frame: &Value| frame["text"].as_str().unwrap().to_owned();
-    list(thread, "stack").iter().map(name).collect()
 }
 
 #[test]
@@ -317,116 +256,6 @@ fn root_of_a_running_thread_only_lua_is_told_and_why() {
     );
     assert!(run.stdout.contains("Lua VM 0x"), "{}", run.stdout);
     assert!(!program.has_ended());
-}
-
-#[test]
-fn root_requests_of_nginx_wait_where_lua_itself_says() {
-    if !root() || tool("nginx").is_none() || tool("curl").is_none() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let Some(server) = Server::start(dir.path()) else {
-        return;
-    };
-    const EACH: usize = 20;
-    let places = ["sleep", "spawn", "coroutine", "socket", "access"];
-    let _requests: Vec<TcpStream> = places
-        .iter()
-        .flat_map(|place| (0..EACH).map(|_| server.ask(place)))
-        .collect();
-    // spawn and coroutine have two coroutines each
-    let waiting = EACH * (places.len() + 2);
-    let mut said = String::new();
-    wait_until("all requests wait", || {
-        said = server.answer("truth");
-        said.lines().filter(|line| line.starts_with("truth ")).count() == waiting
-    });
-    let worker = server.worker();
-    let run = moonscope(&["stack", "-p", &worker.to_string(), "--json"]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-    let json: Value = serde_json::from_str(&run.stdout).unwrap();
-    let report = &json["processes"][0];
-    let vm = &report["vms"][0];
-    assert_eq!((&vm["list"], &vm["running"]), (&"complete".into(), &false.into()));
-    let truth = truth(said.lines());
-    assert_eq!(truth.len(), 7, "{said}");
-    let mut stacks: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-    for ((_, status, stack), many) in truth {
-        assert_eq!(status, "suspended");
-        *stacks.entry(stack).or_default() += many;
-    }
-    for (stack, many) in &stacks {
-        assert_eq!(count(vm, "suspended", stack), *many as u64, "{stack:?}\n{vm:#}");
-    }
-    let names = names(&report["threads"][0]);
-    assert!(names[0].contains("epoll_wait"), "{names:?}");
-    assert!(names.iter().any(|name| name.contains("main")), "{names:?}");
-}
-
-/// `demo/server` with the configuration of `tests/luajit/stack`.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: PathBuf,
-}
-
-impl Server {
-    fn start(dir: &Path) -> Option<Self> {
-        let mut child = Command::new(repository("demo/server"))
-            .arg(dir)
-            .arg(repository("tests/luajit/stack"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let url = dir.join("url");
-        let mut ended = false;
-        wait_until("nginx answers", || {
-            ended = child.try_wait().unwrap().is_some();
-            ended || std::fs::read_to_string(&url).is_ok_and(|url| url.ends_with('\n'))
-        });
-        if ended {
-            let mut words = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-            skip(&format!("nginx with Lua does not run here: {words}"));
-            return None;
-        }
-        let url = std::fs::read_to_string(url).unwrap();
-        let port = url.trim_end().rsplit(':').next().unwrap().parse().unwrap();
-        Some(Self {
-            child,
-            port,
-            dir: dir.to_owned(),
-        })
-    }
-
-    fn ask(&self, place: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        write!(stream, "GET /{place} HTTP/1.0\r\n\r\n").unwrap();
-        stream
-    }
-
-    fn answer(&self, place: &str) -> String {
-        let mut text = String::new();
-        self.ask(place).read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn worker(&self) -> u32 {
-        let master = std::fs::read_to_string(self.dir.join("nginx.pid")).unwrap();
-        let children = format!("/proc/{0}/task/{0}/children", master.trim());
-        let children = std::fs::read_to_string(children).unwrap();
-        children.split_whitespace().next().unwrap().parse().unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // the end of its standard input ends it, and nginx with it
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
 }
 
 /// A child that is killed when dropped.

@@ -23,7 +23,7 @@ local function co2_body()
 end
 
 local function co1_body()
-    local co2 = coroutine.create(co2_body)
+    local co2 = coroutine.create(co2_body) -- @co1_create
     coroutine.resume(co2) -- @co1_resume
     work.burn(0.001) -- @co1_burn
     coroutine.resume(co2) -- @co1_resume

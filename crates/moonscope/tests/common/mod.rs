@@ -5,6 +5,7 @@
 //! a failure.
 #![allow(dead_code, unused_imports)] // each test file uses a part of it
 
+pub mod container;
 pub mod here;
 pub mod load;
 pub mod lua;
@@ -12,6 +13,7 @@ pub mod profile;
 pub mod program;
 pub mod recording;
 pub mod server;
+pub mod stack;
 
 pub use here::{repository, root, skip, tool, wait_until};
 pub use profile::{Frame, Profile, Sample};
