@@ -13,20 +13,26 @@ def sampler(bpf):
     return max(bpf.values(), key=lambda program: program[0], default=(0, 0, 0))
 
 
-def measure(profiler, binary, depth):
-    with folder() as work, target([binary, str(SECONDS + 10), str(depth)]) as child:
-        running = profiler.run([child.pid], HZ, SECONDS, work)
+def measure(profiler, command, hz=HZ, seconds=SECONDS, **options):
+    """Records this program: µs of BPF time for each kept sample (None: no BPF program ran), our own stacks, instructions
+    verified, and how the profiler ended."""
+    with folder() as work, target(command, **options) as child:
+        running = profiler.run([child.pid], hz, seconds, work)
         running.watch()
         result = running.finish()
         ns, runs, verified = sampler(running.bpf)
         # What ran for other tasks and was filtered out is part of the cost of a kept sample.
-        kept = max(HZ * running.target_cpu, 1)
-        frames = None
+        kept = max(hz * running.target_cpu, 1)
+        stacks = []
         if profiler.name == "moonscope" and result["status"] == 0:
             stacks = read_folded(f"{work}/out.folded")
-            total = sum(count for _, count in stacks)
-            frames = sum((len(stack) - 1) * count for stack, count in stacks) / max(total, 1)
-        return ns / 1000 / kept if runs else None, frames, verified, result
+        return ns / 1000 / kept if runs else None, stacks, verified, result
+
+
+def mean_frames(stacks, counts=lambda frame: True):
+    """Frames in a stack, on the average, of those that count; the first of each is the name of the process."""
+    total = sum(count for _, count in stacks)
+    return sum(sum(map(counts, stack[1:])) * count for stack, count in stacks) / max(total, 1)
 
 
 def fit(points):
@@ -45,7 +51,8 @@ def run(profilers, rounds):
             for profiler in [p for p in profilers if p.name in ("moonscope", "bpftrace")]:
                 costs, frames, verified, result = [], None, 0, None
                 for _ in range(rounds):
-                    cost, frames, verified, result = measure(profiler, binary, depth)
+                    cost, stacks, verified, result = measure(profiler, [binary, str(SECONDS + 10), str(depth)])
+                    frames = mean_frames(stacks)
                     if cost is not None:
                         costs.append(cost)
                 if profiler.name == "moonscope" and costs and frames:

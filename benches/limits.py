@@ -2,11 +2,11 @@
 
 import glob
 import os
-import re
 import signal
 import subprocess
 import time
 
+from profilers import runs_of_sampler
 from setting import bpf_statistics, compile_spin, folder, programs, spread, table, target
 
 
@@ -27,23 +27,11 @@ def end(child):
     return time.monotonic() - begin, usage.ru_maxrss / 1024, child.returncode, (accounting or ["-"])[-1]
 
 
-def samples_taken(pid):
-    """Runs of all BPF programs that this process holds (BPF statistics are on)."""
-    runs = 0
-    for path in glob.glob(f"/proc/{pid}/fdinfo/*"):
-        try:
-            with open(path) as f:
-                runs += sum(int(n) for n in re.findall(r"^run_cnt:\s*(\d+)", f.read(), re.M))
-        except OSError:
-            pass
-    return runs
-
-
 def first_sample(moonscope, target_command, environment):
     with folder() as work, target(target_command, env={**os.environ, **environment}) as busy:
         begin = time.monotonic()
         child = launch(moonscope, ["-p", str(busy.pid), "-F", "999", "-o", f"{work}/out.folded"])
-        while child.poll() is None and not samples_taken(child.pid) and time.monotonic() - begin < 20:
+        while child.poll() is None and not runs_of_sampler(child.pid) and time.monotonic() - begin < 20:
             time.sleep(0.001)
         took = time.monotonic() - begin
         time.sleep(0.3)

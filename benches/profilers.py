@@ -9,6 +9,13 @@ import signal
 import subprocess
 import time
 
+from setting import bpf_statistics_are_on
+
+
+WITH_BPF = ["moonscope", "bpftrace"]
+# BPF_PROG_TYPE_PERF_EVENT (include/uapi/linux/bpf.h)
+PERF_EVENT = "7"
+
 
 def perf():
     """The perf of this machine: Ubuntu's /usr/bin/perf is a script that wants the kernel's own version."""
@@ -52,8 +59,13 @@ class Running:
         statistics of its BPF programs."""
         settle, margin = min(1.5, self.seconds / 3), min(0.4, self.seconds / 8)
         time.sleep(max(0, self.began + settle - time.monotonic()))
+        # on a busy machine its start may take longer, and its time counts from then
+        while self.profiler.name in WITH_BPF and bpf_statistics_are_on() and not runs_of_sampler(self.child.pid):
+            if self.child.poll() is not None or time.monotonic() > self.began + 60:
+                break
+            time.sleep(0.02)
         cpu, at, early, target = self._cpu(), time.monotonic(), self._bpf_programs(), on_cpu_seconds(self.pids)
-        time.sleep(max(0, self.began + self.seconds - margin - time.monotonic()))
+        time.sleep(max(0, at + self.seconds - settle - margin - time.monotonic()))
         span = time.monotonic() - at
         late = self._bpf_programs()
         self.target_cpu = on_cpu_seconds(self.pids) - target
@@ -106,26 +118,28 @@ class Running:
         return total / 1e9
 
     def _bpf_programs(self):
-        """Program id -> (nanoseconds, runs, instructions verified), as the descriptors it holds tell it."""
-        programs = {}
-        folder = f"/proc/{self.child.pid}/fdinfo"
+        """Program id -> (nanoseconds, runs, instructions verified)."""
+        return {
+            info["prog_id"]: tuple(int(info.get(key, 0)) for key in ("run_time_ns", "run_cnt", "verified_insns"))
+            for info in bpf_programs(self.child.pid)
+        }
+
+
+def bpf_programs(pid):
+    """What the kernel tells of each BPF program that this process holds a descriptor of."""
+    for path in glob.glob(f"/proc/{pid}/fdinfo/*"):
         try:
-            names = os.listdir(folder)
+            with open(path) as f:
+                info = dict(re.findall(r"^(\w+):\s*(\d+)", f.read(), re.M))
         except OSError:
-            return programs
-        for name in names:
-            try:
-                with open(os.path.join(folder, name)) as f:
-                    info = dict(re.findall(r"^(\w+):\s*(\d+)", f.read(), re.M))
-            except OSError:
-                continue
-            if "prog_id" in info and "run_time_ns" in info:  # a link has the first only
-                programs[info["prog_id"]] = (
-                    int(info.get("run_time_ns", 0)),
-                    int(info.get("run_cnt", 0)),
-                    int(info.get("verified_insns", 0)),
-                )
-        return programs
+            continue
+        if "prog_id" in info and "run_time_ns" in info:  # a link has the first only
+            yield info
+
+
+def runs_of_sampler(pid):
+    """Runs of its programs for perf events (BPF statistics are on). Others run for every fork and exit on the machine."""
+    return sum(int(info.get("run_cnt", 0)) for info in bpf_programs(pid) if info.get("prog_type") == PERF_EVENT)
 
 
 def on_cpu_seconds(pids):

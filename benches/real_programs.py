@@ -1,14 +1,13 @@
 """Complete stacks, losses and costs on real programs: nginx with Lua under load, openssl, gzip, C++ and Rust."""
 
-import os
 import re
-import statistics
 import subprocess
 import time
 
 from cost_per_sample import sampler
-from profilers import on_cpu_seconds, read_folded
-from setting import ROOT, bpf_statistics, folder, programs, spread, table, target
+from gateway import Gateway
+from profilers import read_folded
+from setting import bpf_statistics, folder, programs, spread, table, target
 
 HZ = 999
 SECONDS = 6
@@ -53,68 +52,10 @@ def one_target(moonscope, name, arguments, wait_ready=False):
     return name, row, accounting
 
 
-def nginx_workers(server):
-    with open(f"{server}/nginx.pid") as f:
-        master = f.read().strip()
-    return [int(pid) for pid in subprocess.run(["pgrep", "-P", master], capture_output=True, text=True).stdout.split()]
-
-
-class Nginx:
-    """The nginx of the demo, and load for it."""
-
-    def __enter__(self):
-        self.folder = folder()
-        self.dir = self.folder.__enter__()
-        self.server = subprocess.Popen(
-            [f"{ROOT}/demo/server", self.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        line = self.server.stdout.readline().split()
-        if not line or line[0] != "ready":
-            raise SystemExit("bench: the demo's nginx did not start")
-        self.url = line[1]
-        with open(f"{self.dir}/token") as f:
-            self.token = f.read().strip()
-        self.workers = nginx_workers(self.dir)
-        return self
-
-    def __exit__(self, *_):
-        self.server.stdin.close()
-        self.server.wait()
-        self.folder.__exit__(None, None, None)
-
-    def load(self, seconds):
-        return subprocess.Popen(
-            ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", f"{ROOT}/demo/load.lua", self.url, "--", self.token],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    def us_per_request(self, seconds):
-        """On-CPU microseconds of the workers for each request: steadier than requests per second."""
-        before = on_cpu_seconds(self.workers)
-        out = self.load(seconds).communicate()[0]
-        used = on_cpu_seconds(self.workers) - before
-        requests = re.search(r"(\d+) requests in", out)
-        return 1e6 * used / int(requests[1]) if requests else None
-
-    def us_per_request_under(self, profiler, hz):
-        """The same while this profiler runs, and the run."""
-        with folder() as work:
-            running = profiler.run(self.workers, hz, 5, work)
-            time.sleep(0.7)
-            before = on_cpu_seconds(self.workers)
-            load = self.load(3)
-            running.watch()
-            out = load.communicate()[0]
-            used = on_cpu_seconds(self.workers) - before
-            running.finish()
-        requests = re.search(r"(\d+) requests in", out)
-        return 1e6 * used / int(requests[1]) if requests else None, running
-
-
 def nginx_under_load(moonscope, profilers, rounds):
     """Ratios of microseconds for each request, with a profiler and without, interleaved."""
     ratios, bpf_costs = {}, {}
-    with Nginx() as nginx, bpf_statistics():
+    with Gateway() as nginx, bpf_statistics():
         load = nginx.load(SECONDS + 2)
         time.sleep(0.5)
         row, accounting = record(moonscope, [f"--nginx={nginx.dir}/nginx.pid"])
@@ -124,7 +65,7 @@ def nginx_under_load(moonscope, profilers, rounds):
             for hz in (99, 999):
                 for profiler in profilers:
                     alone = nginx.us_per_request(3)
-                    watched, running = nginx.us_per_request_under(profiler, hz)
+                    watched, running, _ = nginx.us_per_request_under(profiler, hz)
                     if alone and watched:
                         ratios.setdefault((profiler.name, hz), []).append(watched / alone)
                     ns, runs, _ = sampler(running.bpf)

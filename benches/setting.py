@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import statistics
 import subprocess
 import tempfile
@@ -9,6 +10,11 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 STATS = "/proc/sys/kernel/bpf_stats_enabled"
+
+
+def bpf_statistics_are_on():
+    with open(STATS) as f:
+        return f.read().strip() == "1"
 
 
 @contextlib.contextmanager
@@ -53,6 +59,18 @@ def programs(*names):
     return subprocess.run([script, *names], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def luajit(variant):
+    """Directory of this variant of LuaJIT (tests/luajit/README.md), or None, and why is on stderr."""
+    script = os.path.join(ROOT, "tests", "luajit", "build")
+    done = subprocess.run([script, variant], stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def lua_program(name):
+    """Path of a program in benches/lua."""
+    return os.path.join(HERE, "lua", name)
+
+
 def compile_spin(into):
     path = os.path.join(into, "spin")
     source = os.path.join(HERE, "spin.c")
@@ -65,6 +83,23 @@ def spread(values):
     if not values:
         return "-"
     return f"{statistics.median(values):.3g} [{min(values):.3g}-{max(values):.3g}]"
+
+
+def confidence(values, seed):
+    """95 % confidence interval of the median, by drawing with replacement (the bootstrap's percentiles)."""
+    draws = random.Random(seed)
+    medians = sorted(statistics.median(draws.choices(values, k=len(values))) for _ in range(4000))
+    return medians[100], medians[-101]
+
+
+def spread_with_confidence(values, seed):
+    """`median (95 %: from to to) [min-max]`."""
+    if not values:
+        return "-"
+    low, high = confidence(values, seed)
+    return (
+        f"{statistics.median(values):.2f} (95 %: {low:.2f} to {high:.2f}) [{min(values):.2f} to {max(values):.2f}]"
+    )
 
 
 def table(headers, rows):
