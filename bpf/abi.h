@@ -211,7 +211,7 @@ struct ms_lua_layout {
 	__u16 cf_pc;
 	__u16 cf_prev;
 	__u16 cf_nres;
-	__u32 unused;
+	__u32 trace;		/* offset in G of jit_State.trace; 0: not known */
 };
 
 enum ms_lua_layout_state {
@@ -314,6 +314,7 @@ enum ms_lua_frame {
 #define MS_SEGMENT_GUESSED (1ULL << 60)	/* the base was between two states: the first frame may be missing */
 #define MS_SEGMENT_NO_STATE (1ULL << 59) /* no lua_State fits this frame of the VM: no Lua frames */
 #define MS_SEGMENT_LOST (1ULL << 58)	/* an inner part of this Lua stack could not be walked */
+#define MS_SEGMENT_CALL (1ULL << 57)	/* after a gap: the native frame before it is where compiled code called what it hides */
 #define MS_SEGMENT_G_MASK 0x00ffffffffffffffULL
 
 enum ms_lua_broken {

@@ -75,6 +75,15 @@ enum {
 	 * less than any stack on which LuaJIT runs.
 	 */
 	LUA_GAP_STACK = 65536,
+	/*
+	 * GCtrace: from szmcode to traceno, between them mcode and spadjust (lj_jit.h;
+	 * the same distances in all of 2.1).
+	 */
+	LUA_TRACE_BYTES = 22,
+	LUA_TRACE_AT_64 = 0x54,
+	LUA_TRACE_AT_32 = 0x3c,
+	/* what BC_JLOOP takes from the stack before it enters a trace (vm_x64.dasc, vm_x86.dasc) */
+	LUA_TRACE_ENTRY = 16,
 };
 
 /* What is read of a lua_State, and of the global_State it belongs to. */
@@ -446,6 +455,7 @@ enum lua_entry {
 	LUA_IN_SUBROUTINE,
 	LUA_ON_TRACE,		/* compiled code, or what vm_exit_handler called */
 	LUA_AFTER_GAP,
+	LUA_AFTER_CALL_AND_GAP,	/* and compiled code called what is in the gap, from the frame before */
 };
 
 /* Begins the segment of the C frame that `state` tells of. */
@@ -454,11 +464,13 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
 	const char *at = (const char *)w->window;
 	int is_new = state->l != w->lua.l;
-	__u64 flags = entry == LUA_AFTER_GAP ? MS_SEGMENT_GAP : 0;
+	__u64 flags = entry >= LUA_AFTER_GAP ? MS_SEGMENT_GAP : 0;
 	__u64 next;
 	__u32 pc;
 	__s32 nres;
 
+	if (entry == LUA_AFTER_CALL_AND_GAP)
+		flags |= MS_SEGMENT_CALL;
 	if (is_new) {
 		w->lua.l = state->l;
 		w->lua.g = state->g;
@@ -505,7 +517,7 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 	w->lua.next_cframe = next & ~(__u64)LUA_CFRAME_FLAGS;
 	if (nres < 0)
 		flags |= MS_SEGMENT_EMPTY;
-	if (entry == LUA_ON_TRACE || entry == LUA_AFTER_GAP) {
+	if (entry == LUA_ON_TRACE || entry >= LUA_AFTER_GAP) {
 		/* the rule says of these that they did not change; compiled code changes
 		 * them, and puts them back from here when it is left (vm_x64.dasc) */
 		w->valid &= ~(MS_BIT(MS_REG_R12) | MS_BIT(MS_REG_R13));
@@ -734,6 +746,35 @@ static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rul
 	if (state.l != w->lua.l && lua_read_jit_base(w, &state))
 		return ms_stop(w, MS_END_UNREADABLE);
 	return lua_begin(w, &state, entry);
+}
+
+/*
+ * Where the trace that runs called what could not be walked, or 0. Compiled code keeps
+ * its stack pointer, `spadjust` below where it was entered (lj_asm_x86.h,
+ * asm_stack_adjust, asm_tail_fixup), so the return address of any call lies right below.
+ */
+static __always_inline __u64 lua_trace_call(struct walk *w, const struct lua_state *state)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	const __u8 *at = (const __u8 *)w->window;
+	int is_gc32 = lua_is_gc32(layout);
+	__u64 traces, trace, mcode, place, pc;
+	__u32 szmcode;
+	__s32 number;
+
+	if (!layout->trace || ms_read_user(w, &number, 4, state->g + layout->vmstate) || number <= 0 ||
+	    ms_read_user(w, &traces, 8, state->g + layout->trace) ||
+	    lua_read_ref(w, layout, traces + (__u64)number * (is_gc32 ? 4 : 8), &trace) || !trace ||
+	    ms_read_user(w, w->window, LUA_TRACE_BYTES, trace + (is_gc32 ? LUA_TRACE_AT_32 : LUA_TRACE_AT_64)))
+		return 0;
+	szmcode = *(const __u32 *)at;
+	mcode = *(const __u32 *)(at + 4) | (__u64)*(const __u32 *)(at + 8) << 32;
+	if (*(const __u16 *)(at + 20) != number)
+		return 0;
+	place = state->cframe - LUA_TRACE_ENTRY - *(const __u16 *)(at + 18) - 8;
+	if (place < w->reg[MS_REG_RSP] || ms_read_user(w, &pc, 8, place) || pc <= mcode || pc - mcode > szmcode)
+		return 0;
+	return pc;
 }
 
 /*

@@ -352,12 +352,14 @@ static __always_inline int ms_step_stuck(struct walk *w)
 	__u32 why = w->stuck;
 	int is_live, by_fp;
 	struct lua_state live;
-	__u64 above;
+	__u64 above, call = 0;
 
 	w->stuck = 0;
 	is_live = !lua_find_live(w, &live);
 	above = is_live ? live.cframe - w->reg[MS_REG_RSP] : 0;
-	if (is_live && live.jit_base && above <= LUA_TRACE_STACK && w->in_memory) {
+	if (is_live && live.jit_base && live.l != w->lua.l)
+		call = lua_trace_call(w, &live);
+	if (is_live && live.jit_base && above <= LUA_TRACE_STACK && w->in_memory && !call) {
 		/* of an unknown mapping nothing but the leaf was believed */
 		if (w->unseen && ms_emit_native(w))
 			return 1;
@@ -368,9 +370,14 @@ static __always_inline int ms_step_stuck(struct walk *w)
 		if (by_fp >= 0)
 			return by_fp;
 	}
-	if (is_live)
+	if (!is_live)
+		return ms_stop(w, why);
+	if (!call)
 		return lua_begin(w, &live, LUA_AFTER_GAP);
-	return ms_stop(w, why);
+	if (ms_emit(w, call & MS_FRAME_ADDR_MASK))
+		return ms_stop(w, MS_END_DEPTH);
+	w->depth++;
+	return lua_begin(w, &live, LUA_AFTER_CALL_AND_GAP);
 }
 
 /*

@@ -43,7 +43,7 @@ fuzz_target!(|content: &[u8]| {
 fn plan(input: &mut Bytes<'_>) -> Plan {
     let start = input.byte();
     let entries = (0..input.byte() % 8).map(|_| entry(input)).collect();
-    let leaf = match input.byte() % 10 {
+    let leaf = match input.byte() % 11 {
         0 => Leaf::C,
         1 => Leaf::Handler,
         2 => Leaf::Subroutine,
@@ -55,6 +55,10 @@ fn plan(input: &mut Bytes<'_>) -> Plan {
         6 => Leaf::Entering,
         7 => Leaf::Dispatching,
         8 => Leaf::Replacing,
+        9 => Leaf::TraceGap {
+            spill: input.byte(),
+            mapped: start & 2 != 0,
+        },
         _ => Leaf::Leaving,
     };
     Plan {

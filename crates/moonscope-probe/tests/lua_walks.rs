@@ -56,6 +56,7 @@ fn plans() -> impl Strategy<Value = Plan> {
         Just(Leaf::Helper),
         any::<u8>().prop_map(|spill| Leaf::Trace { spill }),
         any::<bool>().prop_map(|mapped| Leaf::Gap { mapped }),
+        (any::<u8>(), any::<bool>()).prop_map(|(spill, mapped)| Leaf::TraceGap { spill, mapped }),
         Just(Leaf::Entering),
         Just(Leaf::Dispatching),
         Just(Leaf::Replacing),

@@ -100,22 +100,30 @@ static const uint32_t undescribed[] = {
 };
 #endif
 
+typedef void (*counts_down)(unsigned);
+
+static counts_down undescribed_code(void)
+{
+	static __thread counts_down code;
+	void *page;
+
+	if (code)
+		return code;
+	page = mmap(NULL, sizeof(undescribed), PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		die("no executable memory");
+	memcpy(page, undescribed, sizeof(undescribed));
+	__builtin___clear_cache(page, (char *)page + sizeof(undescribed));
+	code = (counts_down)page;
+	return code;
+}
+
 /* host.nocfi(deadline): works there */
 EXPORTED int host_nocfi(lua_State *L)
 {
-	static __thread void (*code)(unsigned);
 	uint64_t end = deadline_ns(L, 1);
+	counts_down code = undescribed_code();
 
-	if (!code) {
-		void *page = mmap(NULL, sizeof(undescribed), PROT_READ | PROT_WRITE | PROT_EXEC,
-				  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-		if (page == MAP_FAILED)
-			return luaL_error(L, "no executable memory");
-		memcpy(page, undescribed, sizeof(undescribed));
-		__builtin___clear_cache(page, (char *)page + sizeof(undescribed));
-		code = (void (*)(unsigned))page;
-	}
 	do
 		code(10000);
 	while (thread_ns() < end);
@@ -128,6 +136,13 @@ EXPORTED int host_nocfi(lua_State *L)
 EXPORTED void ffi_burn(void)
 {
 	work();
+}
+
+/* The same in code that nothing describes. */
+EXPORTED void ffi_nocfi(void)
+{
+	undescribed_code()(10000);
+	NO_TAIL_CALL();
 }
 
 /* Calls back n times, with work of its own before each. */

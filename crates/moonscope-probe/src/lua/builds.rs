@@ -97,7 +97,7 @@ impl LuaBuilds {
             cf_pc: layout.cframe.pc,
             cf_prev: layout.cframe.prev,
             cf_nres: layout.cframe.nres,
-            unused: 0,
+            trace: layout.build.trace,
         };
         self.layouts.push((layout, kernel));
         Ok(number as u32)

@@ -164,7 +164,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         if flags & abi::MS_SEGMENT_TRACE != 0 {
             self.code = LuaCode::Compiled;
         }
-        if is_gap {
+        if is_gap && flags & abi::MS_SEGMENT_CALL == 0 {
             lua.counts.gaps += 1;
             self.out.frames.push(RawFrame::Gap);
             return;
@@ -191,7 +191,10 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         };
         // the native frames of the VM and of compiled code say nothing that the Lua frames do not
         self.out.frames.pop();
-        if self.is_in_vm(self.before_last_native) {
+        if is_gap {
+            lua.counts.gaps += 1;
+            self.out.frames.push(RawFrame::Gap);
+        } else if self.is_in_vm(self.before_last_native) {
             self.out.frames.pop();
         }
         if !is_complete {

@@ -70,6 +70,8 @@ pub enum Leaf {
     Helper,
     /// In compiled code, or in C that it called.
     Trace { spill: u8 },
+    /// In code without unwind information that compiled code called.
+    TraceGap { spill: u8, mapped: bool },
     /// In code without unwind information: in a mapping without a file, or in none.
     Gap { mapped: bool },
     /// C enters the VM, whose frame is not complete.

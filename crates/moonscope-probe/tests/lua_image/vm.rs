@@ -455,6 +455,42 @@ impl Builder {
 
     // ---- the leaf ---------------------------------------------------------------------------------------
 
+    /// The VM runs a trace, whose stack pointer is so many words below its entry.
+    fn run_trace(&mut self, spill: u8) {
+        const NUMBER: u16 = 7;
+        const LIST: u64 = HEAP + 0x900;
+        const OBJECT: u64 = HEAP + 0xa00;
+        let (g, base, build) = (self.g(), self.thread().base, self.image.layout.build);
+        let size = u64::from(self.image.layout.fields().ref_size);
+        self.image.reference(g + u64::from(build.jit_base), base);
+        self.image
+            .put(g + u64::from(build.vmstate), &u32::from(NUMBER).to_le_bytes());
+        self.image.put(g + u64::from(build.trace), &LIST.to_le_bytes());
+        self.image.reference(LIST + size * u64::from(NUMBER), OBJECT);
+        // szmcode, mcode, spadjust, traceno of GCtrace (lj_jit.h)
+        let fields = match size {
+            8 => [0x54, 0x58, 0x66, 0x68],
+            _ => [0x3c, 0x40, 0x4e, 0x50],
+        };
+        self.image.put(OBJECT + fields[0], &0x200_u32.to_le_bytes());
+        self.image.put(OBJECT + fields[1], &TRACE.to_le_bytes());
+        self.image
+            .put(OBJECT + fields[2], &(8 * u16::from(spill)).to_le_bytes());
+        self.image.put(OBJECT + fields[3], &NUMBER.to_le_bytes());
+        self.sp -= 16 + 8 * u64::from(spill);
+        self.pc = TRACE + 0x100;
+    }
+
+    /// Code of C without unwind information is called, and what is between is not seen.
+    fn push_gap(&mut self, mapped: bool, c_frames: u8) {
+        self.push(C + 0x21, 16);
+        self.push(if mapped { TRACE + 0x800 } else { NOWHERE }, 64);
+        self.sp -= 32;
+        if mapped || c_frames == 0 {
+            self.out.push(vec![self.pc]);
+        }
+    }
+
     fn leaf(&mut self, plan: &Plan) {
         let in_lua = self.segments.last().is_some_and(|segment| segment.pc.is_some());
         let in_builtin = self.segments.last().is_some_and(|segment| {
@@ -486,16 +522,16 @@ impl Builder {
                     self.out.push(vec![HELPER + 7]);
                 }
             }
-            Leaf::Trace { spill } if in_lua => {
-                let g = self.g();
+            Leaf::Trace { spill } | Leaf::TraceGap { spill, .. } if in_lua => {
                 let base = self.thread().base;
-                self.image
-                    .reference(g + u64::from(self.image.layout.build.jit_base), base);
+                self.run_trace(spill);
                 self.thread().base = stale.unwrap_or(base);
-                self.sp -= 16 + 8 * u64::from(spill);
-                self.pc = TRACE + 0x100;
                 self.out[vm] = vec![self.pc];
                 self.out[vm - 1][1] |= abi::MS_SEGMENT_TRACE;
+                if let Leaf::TraceGap { mapped, .. } = plan.leaf {
+                    self.out[vm - 1][1] |= abi::MS_SEGMENT_GAP | abi::MS_SEGMENT_CALL;
+                    self.push_gap(mapped, c_frames);
+                }
                 // the innermost function's position is in its snapshots only
                 self.out[vm - 2][1] = NO_PC;
                 if let Some(segment) = self.segments.last_mut() {
@@ -523,15 +559,9 @@ impl Builder {
                 c_frames = c_frames.max(1);
             }
             Leaf::Gap { mapped } if !self.running.is_empty() => {
-                // what is between is not seen
-                self.push(C + 0x21, 16);
-                self.push(if mapped { TRACE + 0x100 } else { NOWHERE }, 64);
-                self.sp -= 32;
                 self.out.truncate(vm);
                 self.out[vm - 1][1] |= abi::MS_SEGMENT_GAP;
-                if mapped || c_frames == 0 {
-                    self.out.push(vec![self.pc]);
-                }
+                self.push_gap(mapped, c_frames);
             }
             Leaf::Entering | Leaf::Dispatching | Leaf::Leaving if !self.running.is_empty() => {
                 self.push_c(c_frames.max(1));
