@@ -6,7 +6,7 @@ mod common;
 
 use common::Build;
 use moonscope_luajit::{
-    LayoutError, ScanBudget, VmText, VmTextError, decode_layout, find_vms, scan, traces, verify,
+    LayoutError, ScanBudget, VmText, VmTextError, Window, decode_layout, find_vms, scan, traces, verify,
 };
 use moonscope_process::maps::parse_maps;
 use moonscope_process::{BufferMemory, RemoteMemory};
@@ -83,10 +83,19 @@ fn a_field_elsewhere_than_known_is_an_error_that_names_it() {
     }
 }
 
+/// Rows stand apart from each other and inside the VM, but for those of `lj_vm_ffi_call`, which is right behind it.
 fn check(file: &[u8]) {
+    const FFI_CALL: u64 = 256;
     for vm in find_vms(file).unwrap_or_default() {
-        // an answer, whatever it is: what was damaged may still look like a VM
-        let _ = (vm.window(vm.start), vm.helper(vm.end));
+        let are_rows = |rows: &[Window], end: u64| {
+            rows.iter()
+                .all(|row| row.start < row.end && vm.start <= row.start && row.end <= end)
+                && rows.windows(2).all(|two| two[0].end <= two[1].start)
+        };
+        assert!(are_rows(&vm.windows, vm.end + FFI_CALL), "{vm:x?}");
+        assert!(are_rows(&vm.helpers, vm.end), "{vm:x?}");
+        let crosses = |row: &Window| row.start < vm.end && vm.end < row.end;
+        assert!(!vm.windows.iter().any(crosses), "{vm:x?}");
         let _ = decode_layout(file, &vm);
     }
 }
