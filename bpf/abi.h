@@ -297,15 +297,21 @@ enum ms_lua_frame {
 
 /*
  * What a prototype was when it was seen, in 32 bits: it may be freed and another
- * one stand there before it is named. From its chunkname (a reference), firstline
- * and numline; 0: not known.
+ * one stand there before it is named. From its chunkname (a reference), three words
+ * of that string's header (its number, hash and length), firstline and numline; 0:
+ * not known.
  */
 #define MS_LUA_PRINT_SHIFT 32
 #define MS_LUA_PRINT_CHUNK 0x9e3779b1U
 #define MS_LUA_PRINT_LINE 0x85ebca6bU
 #define MS_LUA_PRINT_LINES 0xc2b2ae35U
-#define MS_LUA_PRINT(chunkname, firstline, numline)				\
+#define MS_LUA_PRINT_STRING0 0x27d4eb2fU
+#define MS_LUA_PRINT_STRING1 0x165667b1U
+#define MS_LUA_PRINT_STRING2 0xd3a2646dU
+#define MS_LUA_PRINT(chunkname, string, firstline, numline)			\
 	((__u32)((chunkname) >> 3) * MS_LUA_PRINT_CHUNK +			\
+	 (string)[0] * MS_LUA_PRINT_STRING0 + (string)[1] * MS_LUA_PRINT_STRING1 + \
+	 (string)[2] * MS_LUA_PRINT_STRING2 +					\
 	 (firstline) * MS_LUA_PRINT_LINE + (numline) * MS_LUA_PRINT_LINES)
 
 #define MS_SEGMENT_TRACE (1ULL << 63)	/* compiled code: its snapshots know inlined frames and the line */

@@ -16,6 +16,7 @@
  *
  *   ms_lua_layout(number)    const struct ms_lua_layout *, never NULL
  *   ms_lua_process(w)        const struct ms_lua_process *, or NULL
+ *   ms_note_function(w, proto, print)   hears of each Lua function
  */
 #ifndef MOONSCOPE_LUA_H
 #define MOONSCOPE_LUA_H
@@ -55,6 +56,12 @@ enum {
 	/* GCproto.chunkname, and behind it firstline and numline */
 	LUA_CHUNKNAME_64 = 0x40,
 	LUA_CHUNKNAME_32 = 0x28,
+	/*
+	 * Three words of a GCstr: its number, hash and length; before those were
+	 * numbered hash, length, and what follows
+	 */
+	LUA_STRING_ID_64 = 0xc,
+	LUA_STRING_ID_32 = 0x8,
 	/* GCproto.sizebc, seen from the bytecode */
 	LUA_SIZEBC_64 = 0xc - 0x68,
 	LUA_SIZEBC_32 = 0x8 - 0x40,
@@ -550,7 +557,7 @@ static __always_inline int lua_break(struct walk *w, __u32 why)
 static __always_inline __u32 lua_print(struct walk *w, const struct ms_lua_layout *layout, __u64 proto)
 {
 	__u64 chunkname;
-	__u32 line[2];
+	__u32 line[2], string[3];
 
 	if (proto == w->lua.proto)
 		return w->lua.print;
@@ -569,7 +576,12 @@ static __always_inline __u32 lua_print(struct walk *w, const struct ms_lua_layou
 		line[0] = (__u32)w->window[1];
 		line[1] = w->window[1] >> 32;
 	}
-	w->lua.print = MS_LUA_PRINT(chunkname, line[0], line[1]);
+	/* a freed name makes room for another one of its size */
+	if (ms_read_user(w, string, sizeof(string),
+			 chunkname + (lua_is_gc32(layout) ? LUA_STRING_ID_32 : LUA_STRING_ID_64)))
+		return 0;
+	w->lua.print = MS_LUA_PRINT(chunkname, string, line[0], line[1]);
+	ms_note_function(w, proto, w->lua.print);
 	return w->lua.print;
 }
 

@@ -47,6 +47,13 @@ struct ms_mapping ms_mappings[MS_MAPPINGS_MIN] SEC(".bss.mappings");
 struct ms_counters ms_counters[MS_CPUS_MIN] SEC(".bss.counters");
 struct ms_lua_layout ms_lua_layouts[MS_LUA_LAYOUTS] SEC(".bss.layouts");
 
+/*
+ * Of each Lua function seen, what it is, by a hash of where it is: one that is new
+ * here has no name yet, and may be collected soon.
+ */
+#define MS_LUA_SEEN (1 << 14)
+__u32 ms_lua_seen[MS_LUA_SEEN] SEC(".bss.seen");
+
 /* ---- maps ------------------------------------------------------------- */
 
 /* Wanted thread groups; the value is not used. */
@@ -84,6 +91,7 @@ struct scratch {
 	struct walk walk;
 	struct pt_regs regs;
 	__u64 next;			/* the free end of `words` */
+	__u32 has_new_function;		/* ms_lua_seen has not seen it */
 	struct ms_sample sample;
 	__u64 words[MS_SAMPLE_FRAMES + MS_NR_REGS + MS_STACK_BYTES / 8];
 };

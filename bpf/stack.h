@@ -139,6 +139,7 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, const struc
 	s->next = sample->nr_kernel;
 	s->walk.end = MS_END_NONE;
 	s->walk.lua.here = MS_LUA_NOT_HERE;
+	s->has_new_function = 0;
 	if (ms_want_user)
 		take_user_stack(s, task, loop);
 	sample->end = s->walk.end;
@@ -158,6 +159,9 @@ static __always_inline void send_sample(struct scratch *s)
 
 	/* someone new: its mappings must be read before it can end */
 	if (s->sample.flags & MS_SAMPLE_STACK && s->sample.end != MS_END_NO_MAPPING)
+		flags = BPF_RB_FORCE_WAKEUP;
+	/* it must be named before it can be collected */
+	if (s->has_new_function)
 		flags = BPF_RB_FORCE_WAKEUP;
 	if (len > sizeof(s->sample) + sizeof(s->words))
 		len = sizeof(s->sample) + sizeof(s->words);

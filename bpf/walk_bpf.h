@@ -54,6 +54,19 @@ static __always_inline int ms_emit(struct walk *w, __u64 frame)
 	return 0;
 }
 
+/* Notes a Lua function that is new: its prototype, and what that is. */
+static __always_inline void ms_note_function(struct walk *w, __u64 proto, __u32 print)
+{
+	struct scratch *s = container_of(w, struct scratch, walk);
+	__u32 what = print ^ w->pid * MS_LUA_PRINT_CHUNK;
+	__u32 *seen = &ms_lua_seen[(proto >> 3 ^ proto >> 17) & (MS_LUA_SEEN - 1)];
+
+	if (*seen == what)
+		return;
+	*seen = what;
+	s->has_new_function = 1;
+}
+
 #define ms_read_user(w, dst, len, addr) \
 	bpf_probe_read_user(dst, len, (const void *)(addr))
 

@@ -64,6 +64,11 @@ static const struct ms_lua_process *ms_lua_process(const struct walk *w)
 	return around->lua;
 }
 
+static void ms_note_function(struct walk *w, __u64 proto, __u32 print)
+{
+	(void)w, (void)proto, (void)print;
+}
+
 static int ms_emit(struct walk *w, __u64 word)
 {
 	(void)w;

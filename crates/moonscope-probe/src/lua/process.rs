@@ -75,6 +75,8 @@ pub struct LuaProcess {
     vms: Vec<LuaVm>,
     names: LuaNames,
     prototypes: FxHashMap<u64, Known>,
+    /// What the function of a print was, if its prototype is gone.
+    by_print: FxHashMap<u32, LuaFunctionId>,
     /// Those that samples had since they were last looked at.
     used: FxHashSet<u64>,
     looked_at_prototypes: Instant,
@@ -94,6 +96,8 @@ pub struct LuaPlace {
     pub function: LuaFunctionId,
     /// The current line; 0: not known.
     pub line: u32,
+    /// It was collected before it could be read: the next one like it may be there.
+    pub is_recalled: bool,
 }
 
 impl LuaProcess {
@@ -105,6 +109,7 @@ impl LuaProcess {
             vms: Vec::new(),
             names: names(pid),
             prototypes: FxHashMap::default(),
+            by_print: FxHashMap::default(),
             used: FxHashSet::default(),
             looked_at_prototypes: Instant::now(),
             scanned: None,
@@ -262,8 +267,9 @@ impl LuaProcess {
         }
     }
 
-    /// The function of a prototype, and the line of a position in its bytecode (0 is its header). `None` if the
-    /// prototype that had this print (`MS_LUA_PRINT`; 0: not known) is not there anymore.
+    /// The function of a prototype, and the line of a position in its bytecode (0 is its header). If the prototype
+    /// that had this print (`MS_LUA_PRINT`; 0: not known) is not there anymore, its line is not known, and `None` if
+    /// none like it was met before.
     pub fn place(
         &mut self,
         g: u64,
@@ -271,6 +277,28 @@ impl LuaProcess {
         position: Option<u32>,
         functions: &mut LuaFunctions,
     ) -> Option<LuaPlace> {
+        let is_there = self.read(g, (proto, print), functions).is_some();
+        let Some(known) = self.prototypes.get(&proto).filter(|_| is_there) else {
+            // the same definition of the same chunk, loaded anew
+            let function = *self.by_print.get(&print).filter(|_| print != 0)?;
+            return Some(LuaPlace {
+                function,
+                line: 0,
+                is_recalled: true,
+            });
+        };
+        let line = position
+            .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
+            .unwrap_or(0);
+        Some(LuaPlace {
+            function: known.function,
+            line,
+            is_recalled: false,
+        })
+    }
+
+    /// Sees to it that a prototype is known; `None` if the one that has this print is not there anymore.
+    fn read(&mut self, g: u64, (proto, print): (u64, u32), functions: &mut LuaFunctions) -> Option<()> {
         let index = self.vm(g)?;
         self.used.insert(proto);
         self.check(proto, BELIEVED);
@@ -282,36 +310,39 @@ impl LuaProcess {
             if self.prototypes.len() >= MAX_PROTOTYPES {
                 self.prototypes.clear();
             }
+            if self.by_print.len() >= MAX_PROTOTYPES {
+                self.by_print.clear();
+            }
             let vm = &mut self.vms[index];
             let mode = vm.layout().mode;
             let strings = vm.strings(&self.memory)?;
             let prototype = Prototype::read(&self.memory, mode, &strings, proto).ok()?;
             let function = functions.intern(self.names.name_of(&prototype).into());
-            self.prototypes.insert(
-                proto,
-                Known {
-                    print: print_of(&prototype.identity),
-                    prototype,
-                    function,
-                    checked: Instant::now(),
-                },
-            );
+            let known = Known {
+                print: print_of(&prototype.identity),
+                prototype,
+                function,
+                checked: Instant::now(),
+            };
+            self.by_print.insert(known.print, function);
+            self.prototypes.insert(proto, known);
         }
-        let known = self.prototypes.get(&proto).filter(|known| !is_other(known))?;
-        let line = position
-            .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
-            .unwrap_or(0);
-        Some(LuaPlace {
-            function: known.function,
-            line,
-        })
+        self.prototypes
+            .get(&proto)
+            .is_some_and(|known| !is_other(known))
+            .then_some(())
     }
 }
 
 /// `MS_LUA_PRINT`.
 fn print_of(identity: &PrototypeIdentity) -> u32 {
+    let [_, _, a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = identity.chunkname_header;
+    let string = [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3]].map(u32::from_le_bytes);
     ((identity.chunkname >> 3) as u32)
         .wrapping_mul(abi::MS_LUA_PRINT_CHUNK)
+        .wrapping_add(string[0].wrapping_mul(abi::MS_LUA_PRINT_STRING0))
+        .wrapping_add(string[1].wrapping_mul(abi::MS_LUA_PRINT_STRING1))
+        .wrapping_add(string[2].wrapping_mul(abi::MS_LUA_PRINT_STRING2))
         .wrapping_add(identity.firstline.wrapping_mul(abi::MS_LUA_PRINT_LINE))
         .wrapping_add(identity.numline.wrapping_mul(abi::MS_LUA_PRINT_LINES))
 }

@@ -301,11 +301,14 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             .as_mut()
             .and_then(|lua| lua.process.place(g, (proto, print), position, lua.functions));
         match place {
-            Some(place) => self.out.frames.push(RawFrame::Lua {
-                function: place.function,
-                line: place.line,
-                code,
-            }),
+            Some(place) => {
+                self.out.is_provisional |= place.is_recalled;
+                self.out.frames.push(RawFrame::Lua {
+                    function: place.function,
+                    line: place.line,
+                    code,
+                });
+            }
             None => self.unknown(),
         }
     }
