@@ -291,6 +291,7 @@ enum ms_lua_frame {
 	MS_LUA_C_FUNCTION,	/* C code; function object */
 	MS_LUA_BUILTIN,		/* function object; its ffid */
 	MS_LUA_BROKEN,		/* the walk of this Lua stack ends here: base; enum ms_lua_broken */
+	MS_LUA_LAST_PARENT,	/* behind a coroutine and its parents: how many there were; enum ms_parent */
 };
 
 #define MS_LUA_NO_PC 0xffffffffULL
@@ -321,6 +322,7 @@ enum ms_lua_frame {
 #define MS_SEGMENT_NO_STATE (1ULL << 59) /* no lua_State fits this frame of the VM: no Lua frames */
 #define MS_SEGMENT_LOST (1ULL << 58)	/* an inner part of this Lua stack could not be walked */
 #define MS_SEGMENT_CALL (1ULL << 57)	/* after a gap: the native frame before it is where compiled code called what it hides */
+#define MS_SEGMENT_PARENT (1ULL << 56)	/* no entry into the VM: a coroutine that waits for the one before it */
 #define MS_SEGMENT_G_MASK 0x00ffffffffffffffULL
 
 enum ms_lua_broken {
@@ -328,6 +330,21 @@ enum ms_lua_broken {
 	MS_LUA_UNREADABLE,
 	MS_LUA_NO_FUNCTION,	/* no function object where one must be */
 	MS_LUA_BAD_LINK,	/* the link leads nowhere */
+};
+
+/* Why no more parents of a coroutine of ngx_lua are shown (lua_parents.h). */
+enum ms_parent {
+	MS_PARENT_FOUND,
+	MS_PARENT_NONE,		/* it has none */
+	MS_PARENT_NO_CONTEXT,	/* what it points at does not name it: no context of ngx_lua */
+	MS_PARENT_UNPROVEN,	/* the parent does not name its context */
+	MS_PARENT_RUNS,		/* the parent does not wait */
+	MS_PARENT_TOO_DEEP,	/* MS_MAX_PARENTS */
+};
+
+enum {
+	/* parents of parents that are followed: programs nest two or three */
+	MS_MAX_PARENTS = 16,
 };
 
 /* ---- samples and events ----------------------------------------------- */

@@ -17,6 +17,7 @@
  *   ms_lua_layout(number)    const struct ms_lua_layout *, never NULL
  *   ms_lua_process(w)        const struct ms_lua_process *, or NULL
  *   ms_note_function(w, proto, print)   hears of each Lua function
+ *   ms_wants_parents()       are the parents of coroutines to be shown?
  */
 #ifndef MOONSCOPE_LUA_H
 #define MOONSCOPE_LUA_H
@@ -544,6 +545,17 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 	return 0;
 }
 
+#include "lua_parents.h"
+
+/* All frames of this entry into the VM were walked. */
+static __always_inline int lua_end_segment(struct walk *w)
+{
+	/* a coroutine that C resumed has no older frame of the VM (lj_vm_resume) */
+	if (ms_wants_parents() && w->lua.base == w->lua.bottom && !w->lua.next_cframe)
+		return lua_end_coroutine(w);
+	return lua_leave(w);
+}
+
 /* The walk of this Lua stack cannot go on; the native one can. */
 static __always_inline int lua_break(struct walk *w, __u32 why)
 {
@@ -613,7 +625,7 @@ static __always_inline int lua_step(struct walk *w)
 	int leaves = 0, skips = 0, dummy;
 
 	if (base == w->lua.bottom)
-		return lua_leave(w);
+		return lua_end_segment(w);
 	if ((base & 7) || base < w->lua.bottom || base > w->lua.maxstack)
 		return lua_break(w, MS_LUA_BASE_OUTSIDE);
 	if (lua_read_slots(w, layout, base, &slots))
@@ -672,7 +684,7 @@ static __always_inline int lua_step(struct walk *w)
 	w->lua.pc = caller_pc;
 	w->lua.skip = skips;
 	w->lua.replaced = replaced;
-	return leaves ? lua_leave(w) : 0;
+	return leaves ? lua_end_segment(w) : 0;
 }
 
 /* What the code of the VM at the leaf knows and its caller must hear of. */

@@ -20,6 +20,8 @@ const volatile bool ms_report_all_execs;
 const volatile __u32 ms_max_depth = MS_DEFAULT_DEPTH;
 const volatile bool ms_want_kernel = true;
 const volatile bool ms_want_user = true;
+/* put the logical parents of ngx_lua's coroutines above them */
+const volatile bool ms_want_parents;
 /* ship a stack copy with each sample, to compare the two walkers (tests) */
 const volatile bool ms_always_copy;
 const volatile __u32 ms_kernel_stack_size = 16384; /* THREAD_SIZE, for kernels before 5.15 */

@@ -64,6 +64,7 @@ static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs 
 	w->lua.next_cframe = 0;
 	w->lua.helper = 0;
 	w->lua.leaving = 0;
+	w->lua.parents = 0;
 	/* what stands there now may be another one */
 	w->lua.proto = 0;
 	w->lua.here = MS_LUA_NOT_HERE;

@@ -40,6 +40,11 @@ static __always_inline const struct ms_lua_process *ms_lua_process(const struct 
 	return bpf_map_lookup_elem(&lua_processes, &w->pid);
 }
 
+static __always_inline int ms_wants_parents(void)
+{
+	return ms_want_parents;
+}
+
 static __always_inline int ms_emit(struct walk *w, __u64 frame)
 {
 	struct scratch *s = container_of(w, struct scratch, walk);

@@ -24,6 +24,7 @@ struct lua_walk {
 	__u32 helper;		/* depth at which a helper of the VM returns to the VM; 0: none */
 	__u64 proto;		/* the last prototype, and its MS_LUA_PRINT: recursion has it often */
 	__u64 print;
+	__u32 parents;		/* coroutines that wait for the one that was met, walked so far */
 	__u64 leaving;		/* what will be lua_State.base; 0: it is what it should be */
 	__u32 here;		/* enum ms_lua_here, of the innermost VM */
 	__s32 vmstate;		/* of the innermost VM */

@@ -32,7 +32,7 @@ fn bindings(bpf: &Path) -> Result<(), Box<dyn Error>> {
 }
 
 fn host_walker(bpf: &Path) {
-    for header in ["walk.h", "walk_state.h", "lua.h"] {
+    for header in ["walk.h", "walk_state.h", "lua.h", "lua_parents.h"] {
         println!("cargo:rerun-if-changed={}", bpf.join(header).display());
     }
     println!("cargo:rerun-if-changed=src/walk_host.c");

@@ -336,10 +336,12 @@ impl Drain {
         self.key.extend_from_slice(sample.frames());
         let generation = self.generation_of(sample);
         if let Some(&(stack, verdict)) = self.remembered.get(self.key.as_slice()) {
-            if head.lua != abi::MS_LUA_NOT_HERE {
-                self.lua.note_used(head.pid, sample.user());
-            }
-            self.add(sample, stack, generation.as_deref(), verdict);
+            let frames = match head.lua {
+                abi::MS_LUA_NOT_HERE => Vec::new(),
+                _ => user_frames(sample.user()),
+            };
+            self.lua.note_used(head.pid, &frames);
+            self.add(sample, (&frames, stack), generation.as_deref(), verdict);
             return;
         }
         let end = sample.end();
@@ -352,7 +354,7 @@ impl Drain {
             self.remembered
                 .insert(self.key.as_slice().into(), (stack, verdict));
         }
-        self.add(sample, stack, generation.as_deref(), verdict);
+        self.add(sample, (&frames, stack), generation.as_deref(), verdict);
     }
 
     fn generation_of(&self, sample: &RawSample<'_>) -> Option<Arc<Generation>> {
@@ -433,7 +435,7 @@ impl Drain {
         };
         let generation = generation.map(Arc::as_ref);
         let (stack, verdict) = self.place(sample, generation, &frames, cut);
-        self.add(sample, stack, generation, verdict);
+        self.add(sample, (&frames, stack), generation, verdict);
     }
 
     /// Walks a sample once more, as the oracle of the walk in the kernel.
@@ -500,7 +502,7 @@ impl Drain {
     fn add(
         &mut self,
         sample: &RawSample<'_>,
-        stack: RawStackId,
+        (frames, stack): (&[UserFrame], RawStackId),
         generation: Option<&Generation>,
         verdict: Verdict,
     ) {
@@ -510,7 +512,9 @@ impl Drain {
             Some(reason) => *self.received.truncated.entry(reason).or_default() += 1,
         }
         self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer);
-        self.lua.counts.samples += u64::from(head.lua != abi::MS_LUA_NOT_HERE);
+        if head.lua != abi::MS_LUA_NOT_HERE {
+            self.lua.counts.add_sample(frames);
+        }
         if verdict.cut.is_some() && sample.end() == WalkEnd::NoRow {
             self.lua.look_for_vms(head.pid);
         }

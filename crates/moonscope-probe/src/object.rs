@@ -50,6 +50,8 @@ pub struct Settings {
     pub kernel_stacks: bool,
     /// Take user stacks.
     pub user_stacks: bool,
+    /// Put the logical parents of ngx_lua's coroutines above them.
+    pub coroutine_parents: bool,
     /// Ship registers and stack with every sample, to compare the walkers.
     pub always_copy_stack: bool,
     /// Use this loop and no other (tests).
@@ -66,6 +68,7 @@ impl Default for Settings {
             max_depth: abi::MS_DEFAULT_DEPTH,
             kernel_stacks: true,
             user_stacks: true,
+            coroutine_parents: false,
             always_copy_stack: false,
             force_loop: None,
         }
@@ -144,6 +147,7 @@ impl Object {
         constants.ms_max_depth = settings.max_depth;
         constants.ms_want_kernel = settings.kernel_stacks;
         constants.ms_want_user = settings.user_stacks;
+        constants.ms_want_parents = settings.coroutine_parents;
         constants.ms_always_copy = settings.always_copy_stack;
         constants.ms_words_mask = limits.words as u64 - 1;
         constants.ms_tables_mask = limits.tables as u64 - 1;

@@ -63,8 +63,7 @@ pub struct Options {
     pub follow_forks: bool,
     /// Report each exec of the machine as a change.
     pub report_all_execs: bool,
-    /// Put the logical parents of ngx_lua's coroutines above them. They are read after the sample was
-    /// taken: poll often.
+    /// Put the logical parents of ngx_lua's coroutines above them.
     pub coroutine_parents: bool,
     /// Measure our own programs with the kernel's statistics.
     pub measure_cost: bool,
@@ -436,6 +435,7 @@ fn settings(options: &Options) -> Settings {
         max_depth: options.max_depth.clamp(1, abi::MS_MAX_DEPTH),
         kernel_stacks: options.kernel_stacks,
         user_stacks: options.user_stacks,
+        coroutine_parents: options.coroutine_parents,
         always_copy_stack: options.always_copy_stack,
         force_loop: options.force_loop,
     }

@@ -24,6 +24,7 @@ struct surroundings {
 	__u64 *words_out;
 	__u64 max_words;
 	__u64 nr_words_out;
+	__u64 wants_parents;
 	__s32 (*read)(void *context, void *dst, __u64 len, __u64 addr);
 	void *context;
 	/* the registers at the end, for comparison step by step */
@@ -62,6 +63,11 @@ static const struct ms_lua_process *ms_lua_process(const struct walk *w)
 {
 	(void)w;
 	return around->lua;
+}
+
+static int ms_wants_parents(void)
+{
+	return around->wants_parents != 0;
 }
 
 static void ms_note_function(struct walk *w, __u64 proto, __u32 print)

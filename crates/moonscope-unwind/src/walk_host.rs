@@ -24,6 +24,8 @@ pub struct Maps {
     pub layouts: Vec<abi::ms_lua_layout>,
     /// The Lua VMs of the process.
     pub lua: Option<abi::ms_lua_process>,
+    /// Whether the parents of coroutines are to be shown.
+    pub coroutine_parents: bool,
 }
 
 impl Maps {
@@ -73,6 +75,7 @@ struct Surroundings {
     words_out: *mut u64,
     max_words: u64,
     nr_words_out: u64,
+    wants_parents: u64,
     read: unsafe extern "C" fn(*mut c_void, *mut c_void, u64, u64) -> i32,
     context: *mut c_void,
     reg: [u64; abi::MS_NR_REGS as usize],
@@ -167,6 +170,7 @@ pub fn host_walk_to_end(
         words_out: words.as_mut_ptr(),
         max_words: words.len() as u64,
         nr_words_out: 0,
+        wants_parents: maps.coroutine_parents.into(),
         read,
         context: (&raw mut memory).cast(),
         reg: registers.regs,

@@ -151,9 +151,6 @@ enum LoopArg {
 /// How often the target's rules and cgroup are looked at anew, and the terminal is written to.
 const TURN: Duration = Duration::from_millis(100);
 
-/// The same where coroutines are looked at: a request may take no more than a few milliseconds.
-const SHORT_TURN: Duration = Duration::from_millis(1);
-
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     check_stdout(&args.output)?;
@@ -321,11 +318,6 @@ fn watch(
     start: Instant,
 ) -> Result<EndedBy, Failure> {
     let progress = Progress::new(args.quiet, args.duration);
-    let turn = if args.stacks.coroutine_parents {
-        SHORT_TURN
-    } else {
-        TURN
-    };
     // a cgroup that the kernel side cannot compare is looked at again and again
     let by_list = match &target.scope {
         Scope::Cgroup { cgroup, .. } if cgroup.v2_id.is_none() || cgroup.v2_level.is_none() => Some(cgroup),
@@ -345,7 +337,7 @@ fn watch(
             return Ok(EndedBy::Signal);
         }
         let changes = session
-            .poll(left.unwrap_or(turn).min(turn))
+            .poll(left.unwrap_or(TURN).min(TURN))
             .map_err(probe_failure)?;
         for change in changes {
             if let Change::Executed(pid) = change

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{GcMode, Layout, LuaFrame, Prototype, PrototypeIdentity, TraceCopy, vms};
+use moonscope_luajit::{GcMode, Layout, Prototype, PrototypeIdentity, TraceCopy, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::builds::LuaBuild;
 use super::functions::{LuaFunctionId, LuaFunctions};
-use super::parents::{Coroutine, NoParents, parents};
 use super::vm::LuaVm;
 use crate::executables::ExecutableId;
 use crate::generation::Generation;
@@ -245,12 +244,6 @@ impl LuaProcess {
     pub fn trace(&mut self, g: u64, addr: u64, at: Instant) -> Option<&TraceCopy> {
         let index = self.vm(g)?;
         self.vms[index].trace(&self.memory, addr, at)
-    }
-
-    /// The frames of the parents of a coroutine, the nearest parent first.
-    pub fn parents(&mut self, child: Coroutine) -> Result<Vec<Vec<LuaFrame>>, NoParents> {
-        let index = self.vm(child.g).ok_or(NoParents::Gone)?;
-        parents(&self.memory, self.vms[index].layout(), child)
     }
 
     /// The live trace of a VM with this number.

@@ -2,13 +2,13 @@
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use moonscope_process::Pid;
-use moonscope_unwind::WalkFrame;
+use moonscope_unwind::{WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
 use super::functions::LuaFunctions;
 use super::parents::ParentCounts;
 use super::process::{LuaProcess, MappedBuild};
-use super::words::functions_in;
+use super::words::{LuaWord, UserFrame};
 use crate::executables::Executables;
 use crate::generation::Generation;
 
@@ -33,6 +33,22 @@ pub struct LuaCounts {
     pub unknown_functions: u64,
     /// The search for parents of coroutines, where it was asked for.
     pub parents: Option<ParentCounts>,
+}
+
+impl LuaCounts {
+    /// Counts a sample with Lua in it.
+    pub fn add_sample(&mut self, frames: &[UserFrame]) {
+        let has = |flag: u64| {
+            let is_so = |frame: &UserFrame| matches!(frame, UserFrame::Lua(LuaWord::Segment { flags, .. }) if flags & flag != 0);
+            u64::from(frames.iter().any(is_so))
+        };
+        self.samples += 1;
+        self.gaps += has(abi::MS_SEGMENT_GAP);
+        self.guessed += has(abi::MS_SEGMENT_GUESSED);
+        if let Some(parents) = &mut self.parents {
+            parents.add(frames);
+        }
+    }
 }
 
 /// All processes with LuaJIT.
@@ -98,9 +114,14 @@ impl LuaProcesses {
     }
 
     /// A sample has a stack that is known.
-    pub fn note_used(&mut self, pid: Pid, words: &[u64]) {
-        if let Some(process) = self.processes.get_mut(&pid) {
-            functions_in(words).for_each(|proto| process.note_used(proto));
+    pub fn note_used(&mut self, pid: Pid, frames: &[UserFrame]) {
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        for frame in frames {
+            if let UserFrame::Lua(LuaWord::Function { proto, .. }) = frame {
+                process.note_used(*proto);
+            }
         }
     }
 

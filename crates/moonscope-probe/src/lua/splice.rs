@@ -8,7 +8,6 @@ use moonscope_luajit::snapshot::{Expansion, Precision};
 use moonscope_unwind::{WalkFrame, abi};
 
 use super::functions::LuaFunctions;
-use super::parents::Coroutine;
 use super::process::LuaProcess;
 use super::processes::LuaCounts;
 use super::words::{LuaWord, UserFrame};
@@ -57,10 +56,7 @@ pub fn splice(
         locate,
         lua,
         out: Spliced::default(),
-        l: 0,
         g: 0,
-        outermost: None,
-        depth: 0,
         code: LuaCode::Interpreted,
         expansion: None,
         last_native: None,
@@ -81,7 +77,6 @@ pub fn splice(
             UserFrame::Lua(word) => {
                 splicer.add(word);
                 splicer.last_native = None;
-                splicer.end(&frames[index + 1..]);
             }
         }
     }
@@ -99,14 +94,8 @@ struct Splicer<'a, L> {
     locate: L,
     lua: Option<LuaView<'a>>,
     out: Spliced,
-    /// The coroutine of the segment.
-    l: u64,
     /// The VM of the segment.
     g: u64,
-    /// The outermost function of the segment so far, and where it called another.
-    outermost: Option<(u64, u32)>,
-    /// Frames of the segment so far.
-    depth: usize,
     /// How the next function runs.
     code: LuaCode,
     /// What the innermost Lua frame stands for.
@@ -120,12 +109,9 @@ struct Splicer<'a, L> {
 
 impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     fn add(&mut self, word: &LuaWord) {
-        self.depth += 1;
         match *word {
             LuaWord::Segment { l, g, flags } => self.begin(l, g, flags),
             LuaWord::Function { proto, at, print } => {
-                let called_at = at.and_then(|at| at.checked_sub(1)).filter(|_| self.depth > 1);
-                self.outermost = called_at.map(|at| (proto, at));
                 match self.expansion.take() {
                     Some(expansion) if is_of(&expansion, proto) => self.unfold(&expansion, (proto, print)),
                     // of a trace that was at this address before, or since
@@ -143,12 +129,12 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             LuaWord::CFunction { code } => self.c_function(code),
             LuaWord::Builtin { ffid } => self.builtin(ffid),
             LuaWord::Broken(_) => self.out.cut = Some(BROKEN),
+            LuaWord::LastParent { .. } => {}
         }
     }
 
     fn begin(&mut self, l: u64, g: u64, flags: u64) {
-        (self.l, self.g) = (l, g);
-        (self.outermost, self.depth) = (None, 0);
+        self.g = g;
         self.code = LuaCode::Interpreted;
         self.expansion = None;
         if l == 0 || flags & (abi::MS_SEGMENT_NO_STATE | abi::MS_SEGMENT_LOST) != 0 {
@@ -159,13 +145,15 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             self.out.cut = Some(NO_STATE);
             return;
         };
-        lua.counts.guessed += u64::from(flags & abi::MS_SEGMENT_GUESSED != 0);
+        if flags & abi::MS_SEGMENT_PARENT != 0 {
+            self.out.frames.push(RawFrame::CoroutineParent);
+            return;
+        }
         let is_gap = flags & abi::MS_SEGMENT_GAP != 0;
         if flags & abi::MS_SEGMENT_TRACE != 0 {
             self.code = LuaCode::Compiled;
         }
         if is_gap && flags & abi::MS_SEGMENT_CALL == 0 {
-            lua.counts.gaps += 1;
             self.out.frames.push(RawFrame::Gap);
             return;
         }
@@ -192,7 +180,6 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         // the native frames of the VM and of compiled code say nothing that the Lua frames do not
         self.out.frames.pop();
         if is_gap {
-            lua.counts.gaps += 1;
             self.out.frames.push(RawFrame::Gap);
         } else if self.is_in_vm(self.before_last_native) {
             self.out.frames.pop();
@@ -213,53 +200,6 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 .builds()
                 .iter()
                 .any(|build| build.code.contains(&native.addr))
-    }
-
-    /// Puts the parents of the coroutine above it, if this was the last of its frames and they are wanted.
-    fn end(&mut self, rest: &[UserFrame]) {
-        let is_last = |next: Option<&UserFrame>| match next {
-            Some(UserFrame::Lua(word)) => matches!(word, LuaWord::Segment { .. }),
-            Some(UserFrame::Native(_)) | None => true,
-        };
-        let of_this =
-            |frame: &UserFrame| matches!(frame, UserFrame::Lua(LuaWord::Segment { l, .. }) if *l == self.l);
-        if self.l == 0 || self.out.cut.is_some() || !is_last(rest.first()) || rest.iter().any(of_this) {
-            return;
-        }
-        let Some(lua) = &mut self.lua else { return };
-        let child = Coroutine {
-            l: self.l,
-            g: self.g,
-            outermost: self.outermost,
-            at: lua.at,
-        };
-        let Some(counts) = &mut lua.counts.parents else {
-            return;
-        };
-        // they may be others the next time that it looks the same
-        self.out.is_provisional = true;
-        let chain = match lua.process.parents(child) {
-            Ok(chain) => {
-                let count = if chain.is_empty() {
-                    &mut counts.without
-                } else {
-                    &mut counts.found
-                };
-                *count += 1;
-                chain
-            }
-            Err(why) => {
-                *counts.failed.entry(why).or_default() += 1;
-                return;
-            }
-        };
-        self.code = LuaCode::Interpreted;
-        for parent in chain {
-            self.out.frames.push(RawFrame::CoroutineParent);
-            for frame in parent {
-                self.frame(frame.kind);
-            }
-        }
     }
 
     fn frame(&mut self, kind: FrameKind) {

@@ -45,6 +45,13 @@ pub enum LuaWord {
     },
     /// The Lua stack cannot be followed further, for this reason (`enum ms_lua_broken`).
     Broken(u64),
+    /// A coroutine and its logical parents end here.
+    LastParent {
+        /// How many parents there were.
+        found: u64,
+        /// Why no more (`enum ms_parent`).
+        why: u32,
+    },
 }
 
 impl LuaWord {
@@ -63,6 +70,10 @@ impl LuaWord {
             },
             abi::MS_LUA_C_FUNCTION => Self::CFunction { code: address },
             abi::MS_LUA_BUILTIN => Self::Builtin { ffid: second as u8 },
+            abi::MS_LUA_LAST_PARENT => Self::LastParent {
+                found: address,
+                why: second as u32,
+            },
             _ => Self::Broken(second),
         }
     }
@@ -88,14 +99,6 @@ pub fn user_frames(words: &[u64]) -> Vec<UserFrame> {
         }
     }
     frames
-}
-
-/// The prototypes of the Lua functions among these words.
-pub fn functions_in(words: &[u64]) -> impl Iterator<Item = u64> {
-    user_frames(words).into_iter().filter_map(|frame| match frame {
-        UserFrame::Lua(LuaWord::Function { proto, .. }) => Some(proto),
-        _ => None,
-    })
 }
 
 /// Only the native ones.

@@ -100,6 +100,7 @@ impl Code {
                 trace: layout.build.trace,
             }],
             lua: None,
+            coroutine_parents: false,
         };
         Self { maps, rules }
     }

@@ -12,6 +12,7 @@ mod vm;
 pub mod words;
 
 pub use plan::{Call, Callee, Entry, How, Leaf, Place, Plan};
+#[allow(unused_imports)] // as above
 pub use vm::{CODE, CODE_SIZE, STACK_SIZE, STACKS, STATE_SIZE, STATES};
 
 use code::Code;
@@ -71,6 +72,8 @@ pub struct Image {
     pub heap: Vec<u8>,
     pub stack: Vec<u8>,
     pub registers: Registers,
+    /// Whether the parents of coroutines are wanted.
+    pub coroutine_parents: bool,
     /// `global_State`s of the process.
     pub vms: Vec<u64>,
     /// What the walk must give, leaf first.
@@ -111,6 +114,7 @@ impl Image {
             process.count += 1;
         }
         code.maps.lua = Some(process);
+        code.maps.coroutine_parents = self.coroutine_parents;
         code
     }
 

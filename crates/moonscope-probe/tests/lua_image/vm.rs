@@ -82,6 +82,7 @@ impl Builder {
             heap: vec![0; HEAP_SIZE],
             stack: vec![0; (STACK.end - STACK.start) as usize],
             registers,
+            coroutine_parents: false,
             vms: Vec::new(),
             words: Vec::new(),
             segments: Vec::new(),

@@ -71,7 +71,7 @@ fn taken_apart(words: &[u64], end: WalkEnd) -> Vec<Found> {
             break;
         };
         let kind = (word >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf) as u32;
-        assert!(kind <= abi::MS_LUA_BROKEN, "kind {kind}");
+        assert!(kind <= abi::MS_LUA_LAST_PARENT, "kind {kind}");
         if kind == abi::MS_LUA_SEGMENT {
             is_open = true;
             segments.push(Found {
