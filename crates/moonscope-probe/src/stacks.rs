@@ -53,6 +53,8 @@ pub enum RawFrame {
     CoroutineParent,
     /// Compiled code whose inlined calls are not known: they are missing here.
     InlinedUnknown,
+    /// The VM was between two states: the Lua frame beside this one may be one that has ended, or lack a callee.
+    LeafUncertain,
     /// Native frames are missing here: code without unwind information.
     Gap,
     /// An address of which not even the mapping is known.

@@ -86,6 +86,10 @@ pub struct LuaProcess {
     pub epoch: u32,
     /// Whether the list of VMs is not what the kernel side knows.
     pub is_new: bool,
+    /// It has more VMs than are remembered, or than the kernel side looks for.
+    pub has_too_many_vms: bool,
+    /// Whether that was counted.
+    pub is_told: bool,
 }
 
 /// Where a Lua function is, for people.
@@ -115,6 +119,8 @@ impl LuaProcess {
             scan_was_complete: false,
             epoch: 0,
             is_new: true,
+            has_too_many_vms: false,
+            is_told: false,
         }
     }
 
@@ -144,7 +150,7 @@ impl LuaProcess {
         &self.vms
     }
 
-    /// Its VMs as the walker wants them.
+    /// Its VMs as the walker wants them, as many as it takes.
     pub fn to_kernel(&self) -> abi::ms_lua_process {
         // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it
         let by_register = self
@@ -185,7 +191,15 @@ impl LuaProcess {
     }
 
     fn add(&mut self, g: u64, build: &MappedBuild) {
-        if self.vms.len() < MAX_LUA_VMS && self.vms.iter().all(|vm| vm.g != g) {
+        if self.vms.iter().any(|vm| vm.g == g) {
+            return;
+        }
+        let is_gc64 = |build: &&MappedBuild| build.layout.mode == GcMode::Gc64;
+        // beside the entries without a VM (`to_kernel`)
+        let taken = self.builds.iter().filter(is_gc64).count();
+        let room = (abi::MS_LUA_VMS as usize).saturating_sub(taken);
+        self.has_too_many_vms |= self.vms.len() >= room;
+        if self.vms.len() < MAX_LUA_VMS {
             self.vms.push(LuaVm::new(g, build.number, build.layout));
             self.is_new = true;
         }

@@ -19,13 +19,15 @@ pub struct LuaCounts {
     pub processes: u64,
     /// VMs found.
     pub vms: u64,
+    /// Processes with more VMs than are looked for.
+    pub with_too_many_vms: u64,
     /// LuaJITs in files that cannot be read, and why.
     pub refused: Vec<String>,
     /// Samples with at least one Lua frame.
     pub samples: u64,
     /// Of these: native frames are missing between C code without unwind information and the VM.
     pub gaps: u64,
-    /// Of these: the innermost Lua frame may be missing, as the VM was between two states.
+    /// Of these: the innermost Lua frames may be others, as the VM was between two states.
     pub guessed: u64,
     /// Frames of compiled code whose trace was not known: without inlined frames and line.
     pub unknown_traces: u64,
@@ -172,6 +174,10 @@ impl LuaProcesses {
             return;
         };
         process.is_new = false;
+        if process.has_too_many_vms && !process.is_told {
+            process.is_told = true;
+            self.counts.with_too_many_vms += 1;
+        }
         let value = process.to_kernel();
         // SAFETY: plain data without padding, as `bpf/abi.h` lays it out.
         let bytes = unsafe {

@@ -187,6 +187,9 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         if !is_complete {
             self.unknown_trace();
         }
+        if flags & abi::MS_SEGMENT_GUESSED != 0 {
+            self.out.frames.push(RawFrame::LeafUncertain);
+        }
     }
 
     /// Is this a helper that the VM called?

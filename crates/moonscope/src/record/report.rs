@@ -240,17 +240,21 @@ fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
     for (count, what) in [
         (
             lua.gaps,
-            "stacks have a gap between Lua and code without unwind information: marked [no unwind info]",
+            "samples have a gap between Lua and code without unwind information: marked [no unwind info]",
         ),
         (
             lua.guessed,
-            "stacks may lack the innermost Lua frame: the VM was between two states",
+            "samples of a VM between two states: marked [innermost Lua frame uncertain]",
         ),
         (
             lua.unknown_traces,
             "distinct stacks of compiled code may lack inlined frames: marked [inlined frames unknown]",
         ),
         (lua.unknown_functions, "Lua functions could not be read"),
+        (
+            lua.with_too_many_vms,
+            "processes have more Lua VMs than are looked for: their stacks may end at generated code",
+        ),
     ] {
         if count > 0 {
             lines.push(format!("{count} {what}"));

@@ -131,6 +131,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
             RawFrame::InlinedUnknown => {
                 named[index] = vec![profile.frame(Frame::marker("inlined frames unknown"))].into();
             }
+            RawFrame::LeafUncertain => {
+                named[index] = vec![profile.frame(Frame::marker("innermost Lua frame uncertain"))].into();
+            }
             RawFrame::Gap => named[index] = vec![profile.frame(Frame::marker("no unwind info"))].into(),
             RawFrame::Unknown => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
             RawFrame::Cut(_) => named[index] = vec![profile.frame(Frame::marker("truncated"))].into(),
