@@ -1,7 +1,8 @@
 //! Lua memory that is wrong: a thread's own state, stack and frame are overwritten while it runs
 //! (`tests/luajit/cases/31-corrupted.lua`). Its stacks are right or say that something is missing; looking at it ends.
 //!
-//! The truth is the program: in `host_burn_over` memory is wrong, in `host_burn` it is as it should be.
+//! The truth is the program: in `host_burn_over` memory is wrong, in `host_burn` it is as it should be. And programs with
+//! more VMs than the kernel side knows of a process.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -88,6 +89,30 @@ fn root_lua_memory_that_is_wrong_is_said_to_be_wrong() {
             for is_compiled in [true, false] {
                 check(&host, is_compiled);
             }
+        }
+    }
+}
+
+#[test]
+fn root_of_a_process_with_more_vms_than_are_looked_for_this_is_told() {
+    if !root() {
+        return;
+    }
+    for host in lua_hosts("upstream-gc64", &["host"]) {
+        for (count, is_told) in [(3, false), (20, true)] {
+            let mut command = host.in_threads(count, &repository("tests/luajit/cases/06-pcall.lua"));
+            let program = Program::spawn(command.arg("30"));
+            let recording = record(&["-p", &program.pid_text(), "-d", "1"]);
+            let words = &recording.run.stderr;
+            assert!(
+                words.contains(&format!("Lua: {count} VMs of 1 process")),
+                "{words}"
+            );
+            assert_eq!(
+                words.contains("more Lua VMs than are looked for"),
+                is_told,
+                "{words}"
+            );
         }
     }
 }

@@ -14,6 +14,14 @@ pub struct LuaHost {
 }
 
 impl LuaHost {
+    /// To run this script in so many threads, each with a VM of its own, when nothing else wants to run.
+    pub fn in_threads(&self, count: usize, script: &Path) -> Command {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(&self.path);
+        command.arg("-t").arg(count.to_string()).arg(script);
+        command
+    }
+
     /// To run this script, with or without LuaJIT's compiler.
     pub fn command(&self, script: &Path, is_compiled: bool) -> Command {
         let mut command = Command::new(&self.path);
