@@ -25,6 +25,7 @@ mod pieces;
 mod rows;
 mod rules;
 mod sections;
+mod stack_end;
 mod table;
 mod trampoline;
 mod unwind_data;

@@ -11,7 +11,7 @@ use crate::pieces;
 use crate::rows::{MAX_ROWS, RowWriter};
 use crate::rules::{RuleSet, fixed};
 use crate::sections::{self, FrameSection};
-use crate::trampoline;
+use crate::{stack_end, trampoline};
 
 /// Unwind rows of one executable file, in the words of `bpf/abi.h` (`struct ms_table`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct TableStats {
     pub go_functions: u32,
     /// Signal trampolines found by their code.
     pub trampolines: u32,
+    /// Ends of coroutines' stacks found by their code.
+    pub stack_ends: u32,
     /// Rows without an expressible rule, by reason.
     pub unsupported: Unsupported,
     /// Rows that save a register where a rule cannot say.
@@ -98,7 +100,7 @@ impl Unsupported {
 
 impl Table {
     /// The table of the ELF file `data`, with its rules added to `rules`; `None` if the file has no unwind
-    /// information at all and no signal trampoline either.
+    /// information at all, no signal trampoline and no end of a stack either.
     ///
     /// `.eh_frame` speaks first, `.debug_frame` and then Go's function table for what is left. Code that
     /// none of them describes is a hole.
@@ -150,7 +152,9 @@ impl Table {
         let described: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
         let trampolines = trampoline::find(data, code, &described, sections.go);
         stats.trampolines = trampolines.len() as u32;
-        if described.is_empty() && trampolines.is_empty() {
+        let ends = stack_end::find(data, code, &described);
+        stats.stack_ends = ends.len() as u32;
+        if described.is_empty() && trampolines.is_empty() && ends.is_empty() {
             return Ok(None);
         }
         if !trampolines.is_empty() {
@@ -162,6 +166,12 @@ impl Table {
             ));
             all.extend(tagged(&pieces::outside(&go_pieces, &trampolines), Source::Go));
             all.extend(tagged(&trampolines, Source::Trampoline));
+            all.sort_unstable_by_key(|piece| piece.0.start);
+        }
+        if !ends.is_empty() {
+            let (ends, _) = pieces::disjoint(ends);
+            let taken: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
+            all.extend(tagged(&pieces::outside(&ends, &taken), Source::StackEnd));
             all.sort_unstable_by_key(|piece| piece.0.start);
         }
 
@@ -177,6 +187,7 @@ impl Table {
                 (Source::EhFrame, Some(reader), _, _) => reader.rules(piece, rules, &mut stats, row),
                 (Source::DebugFrame, _, Some(reader), _) => reader.rules(piece, rules, &mut stats, row),
                 (Source::Go, _, _, Some(table)) => table.rules(piece, rules, row),
+                (Source::StackEnd, ..) => writer.push(piece.start, fixed::ROOT),
                 _ => writer.push(piece.start, rules.intern(convert::trampoline())),
             }
             if all.get(index + 1).is_none_or(|next| next.0.start > piece.end) {
@@ -325,6 +336,7 @@ enum Source {
     DebugFrame,
     Go,
     Trampoline,
+    StackEnd,
 }
 
 fn tagged(pieces: &[Entry], source: Source) -> Vec<(Entry, Source)> {

@@ -10,6 +10,7 @@ use crate::abi;
 use crate::end::WalkEnd;
 use crate::frame_pointer;
 use crate::frame_step::{self, Caller};
+use crate::stack_end;
 use crate::unwind_data::UnwindData;
 
 pub(crate) const RBP: usize = abi::MS_REG_RBP as usize;
@@ -221,11 +222,17 @@ impl<M: Modules> Walker<'_, M> {
         }
     }
 
-    /// Is this a made-up return address, the first byte of a function that ends a stack (makecontext)?
+    /// Is this a made-up return address, the first byte of code that ends a stack (makecontext, Boost.Context)?
     fn starts_a_stack(&mut self, data: &UnwindData, here: Option<u64>) -> bool {
         let Some(here) = here.filter(|_| !self.exact) else {
             return false;
         };
+        if data
+            .code_at(here, stack_end::length())
+            .is_some_and(stack_end::is_end)
+        {
+            return true;
+        }
         let rules = data.rules_at(here, &mut self.context);
         rules.ok().flatten().is_some_and(|rules| {
             matches!(

@@ -68,6 +68,27 @@ fn with_debug_frame_only() {
     follow_c_program(programs::MAIN, &flags);
 }
 
+/// The first function of a coroutine of Boost.Context returns to assembler without unwind information.
+#[test]
+fn the_stack_of_a_coroutine_ends_where_its_first_function_returns_to() {
+    let dir = tempfile::tempdir().unwrap();
+    for flags in [&["-O2"][..], &["-O2", "-s"], &["-O2", "-static"]] {
+        let source = format!("{}{}", programs::SHAPES, programs::COROUTINE);
+        let binary = compile(dir.path(), &source, flags);
+        let target = Target::start(&binary, &[], true);
+        let mut files = Files::default();
+        for round in 0..STOPS / 4 {
+            pause(round);
+            let snapshot = target.stop(target.pid()).unwrap();
+            let (process, walk, _) = both_ways(&mut files, &snapshot);
+            assert_eq!(walk.end, WalkEnd::Root, "{}", follow::describe(&process, &walk));
+            // the coroutine's own function, and what it returns to
+            assert!(walk.frames.len() > 3, "{}", follow::describe(&process, &walk));
+            target.resume();
+        }
+    }
+}
+
 /// gcc saves the registers of a function that realigns its stack relative to the realigned rbp, by which every
 /// caller here finds its own CFA.
 #[test]

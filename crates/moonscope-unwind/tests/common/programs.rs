@@ -218,3 +218,35 @@ int main()
 		sink = sink + tree->visit(i);
 }
 "#;
+
+/// Runs on a stack of its own, that is begun and ended as Boost.Context does (make_x86_64_sysv_elf_gas.S).
+pub const COROUTINE: &str = r#"
+void on_stack(void *top, void (*first)(void));
+asm(".text\n"
+    ".type on_stack, @function\n"
+    "on_stack:\n"
+    "	leaq -64(%rdi), %rsp\n"
+    "	leaq finish(%rip), %rbp\n"
+    "	movq %rsi, %rbx\n"
+    "	push %rbp\n"
+    "	jmp *%rbx\n"
+    "finish:\n"
+    "	xorq %rdi, %rdi\n"
+    "	call _exit@PLT\n"
+    "	hlt\n"
+    ".size on_stack, . - on_stack\n");
+
+static NOINLINE void first(void)
+{
+	puts("ready");
+	fflush(stdout);
+	for (;;)
+		sink += recurse(5);
+}
+
+int main(void)
+{
+	static char stack[1 << 18] __attribute__((aligned(64)));
+	on_stack(stack + sizeof(stack), first);
+}
+"#;
