@@ -22,11 +22,11 @@ const MAX_NAME: usize = 64;
 
 /// Every built-in function in the order of its definition (lib_*.c in the order of LuaJIT's Makefile). The
 /// same in Debian's snapshots of 2022 and 2023 (vmdef.lua), OpenResty's fork of 2024 and upstream of 2026
-/// (sources); upstream lacks seven of them.
+/// (sources), but for those in [`OPTIONAL`].
 #[rustfmt::skip]
 const ORDER: &[&str] = &[
     "assert", "type", "next", "pairs", "ipairs_aux", "ipairs", "getmetatable", "setmetatable", "getfenv",
-    "setfenv", "rawget", "rawset", "rawequal", "unpack", "select", "tonumber", "tostring", "error", "pcall",
+    "setfenv", "rawget", "rawset", "rawequal", "rawlen", "unpack", "select", "tonumber", "tostring", "error", "pcall",
     "xpcall", "loadfile", "load", "loadstring", "dofile", "gcinfo", "collectgarbage", "newproxy", "print",
     "coroutine.status", "coroutine.running", "coroutine.isyieldable", "coroutine.create", "coroutine.yield",
     "coroutine.resume", "coroutine.wrap_aux", "coroutine.wrap", "thread.exdata", "thread.exdata2",
@@ -38,7 +38,7 @@ const ORDER: &[&str] = &[
     "string.char", "string.sub", "string.rep", "string.reverse", "string.lower", "string.upper",
     "string.dump", "string.find", "string.match", "string.gmatch_aux", "string.gmatch", "string.gsub",
     "string.format", "table.maxn", "table.insert", "table.concat", "table.clone", "table.isarray",
-    "table.nkeys", "table.isempty", "table.sort", "table.new", "table.clear", "io.method.close",
+    "table.nkeys", "table.isempty", "table.sort", "table.pack", "table.new", "table.clear", "io.method.close",
     "io.method.read", "io.method.write", "io.method.flush", "io.method.seek", "io.method.setvbuf",
     "io.method.lines", "io.method.__gc", "io.method.__tostring", "io.open", "io.popen", "io.tmpfile",
     "io.close", "io.read", "io.write", "io.flush", "io.input", "io.output", "io.lines", "io.type",
@@ -46,6 +46,7 @@ const ORDER: &[&str] = &[
     "os.time", "os.difftime", "os.setlocale", "debug.getregistry", "debug.getmetatable",
     "debug.setmetatable", "debug.getfenv", "debug.setfenv", "debug.getinfo", "debug.getlocal",
     "debug.setlocal", "debug.getupvalue", "debug.setupvalue", "debug.upvalueid", "debug.upvaluejoin",
+    "debug.getuservalue", "debug.setuservalue",
     "debug.sethook", "debug.gethook", "debug.debug", "debug.traceback", "jit.on", "jit.off", "jit.flush",
     "jit.status", "jit.security", "jit.attach", "jit.prngstate", "jit.util.funcinfo", "jit.util.funcbc",
     "jit.util.funck", "jit.util.funcuvname", "jit.util.traceinfo", "jit.util.traceir", "jit.util.tracek",
@@ -63,6 +64,21 @@ const ORDER: &[&str] = &[
     "buffer.method.commit", "buffer.method.ref", "buffer.method.encode", "buffer.method.decode",
     "buffer.method.__gc", "buffer.method.__tostring", "buffer.method.__len", "buffer.new", "buffer.encode",
     "buffer.decode",
+];
+
+/// Functions of which a build has all or none: those of OpenResty's fork, and those of builds with
+/// `LUAJIT_ENABLE_LUA52COMPAT`, which OpenResty's own are.
+const OPTIONAL: [&[&str]; 2] = [
+    &[
+        "thread.exdata",
+        "thread.exdata2",
+        "table.clone",
+        "table.isarray",
+        "table.nkeys",
+        "table.isempty",
+        "jit.prngstate",
+    ],
+    &["rawlen", "table.pack", "debug.getuservalue", "debug.setuservalue"],
 ];
 
 /// Names of the built-in functions of one VM, by number.
@@ -219,7 +235,15 @@ fn library_name(name: &str) -> Option<&'static str> {
 
 /// Names what lies between two known functions, if as many numbers as names lie between them.
 fn fill_gaps(names: &mut [Option<&'static str>]) {
-    let order = |name: &str| ORDER.iter().position(|known| *known == name);
+    let is_known = |name: &&str| names.iter().flatten().any(|known| known == name);
+    let absent: Vec<&str> = OPTIONAL
+        .iter()
+        .filter(|group| !group.iter().any(is_known))
+        .flat_map(|group| group.iter().copied())
+        .collect();
+    let has = |name: &&&'static str| !absent.contains(*name);
+    let present: Vec<&'static str> = ORDER.iter().filter(has).copied().collect();
+    let order = |name: &str| present.iter().position(|known| *known == name);
     let mut before: Option<(usize, usize)> = None;
     for number in 0..names.len() {
         let Some(place) = names[number].and_then(order) else {
@@ -229,7 +253,7 @@ fn fill_gaps(names: &mut [Option<&'static str>]) {
             && place.checked_sub(last_place) == Some(number - last_number)
         {
             for ahead in 1..number - last_number {
-                names[last_number + ahead].get_or_insert(ORDER[last_place + ahead]);
+                names[last_number + ahead].get_or_insert(present[last_place + ahead]);
             }
         }
         before = Some((number, place));
@@ -249,6 +273,19 @@ mod tests {
         assert_eq!(names[6], Some("ipairs_aux"));
         assert_eq!(names[10..12], [None, None]);
         assert_eq!(names[8], None);
+    }
+
+    #[test]
+    fn what_a_build_does_not_have_is_not_counted_in_a_gap() {
+        let mut names = vec![None; 16];
+        (names[4], names[6]) = (Some("rawequal"), Some("select"));
+        fill_gaps(&mut names);
+        assert_eq!(names[5], Some("unpack"));
+        // the functions of Lua 5.2 are there
+        let mut names = vec![None; 16];
+        (names[4], names[7], names[12]) = (Some("rawequal"), Some("select"), Some("table.pack"));
+        fill_gaps(&mut names);
+        assert_eq!(names[5..7], [Some("rawlen"), Some("unpack")]);
     }
 
     #[test]
