@@ -195,6 +195,8 @@ pub struct BuildOffsets {
 pub struct TraceFields {
     /// Number of snapshots; 2 bytes.
     pub nsnap: u16,
+    /// Number of the IR instruction behind the last one; 4 bytes.
+    pub nins: u16,
     /// Address of IR instruction 0 (biased by `nk`).
     pub ir: u16,
     /// Number of the lowest IR constant, 4 bytes.

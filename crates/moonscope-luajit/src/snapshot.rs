@@ -126,10 +126,16 @@ fn inlined(trace: &TraceCopy, frame: &SnapFrame) -> InlinedFrame {
             proto: code.proto,
             pos: code.index(frame.pc),
         }),
-        _ => trace.code_at(frame.pc).map(|code| FrameKind::Lua {
-            proto: code.proto,
-            pos: code.index(frame.pc),
-        }),
+        _ => match trace.code_at(frame.pc) {
+            Some(code) => Some(FrameKind::Lua {
+                proto: code.proto,
+                pos: code.index(frame.pc),
+            }),
+            None => trace
+                .guarded_builtins
+                .get(&frame.reference)
+                .map(|&ffid| FrameKind::Builtin { ffid }),
+        },
     };
     InlinedFrame {
         function,
@@ -143,6 +149,8 @@ fn inlined(trace: &TraceCopy, frame: &SnapFrame) -> InlinedFrame {
 pub(crate) struct SnapFrame {
     /// The function object if it is a constant of the trace, else 0.
     pub function: u64,
+    /// Where it is not: the IR instruction that yields it, or 0.
+    pub reference: u16,
     /// The current instruction; 0 for a function that is not bytecode.
     pub pc: u64,
 }
@@ -193,10 +201,14 @@ impl<C: Constants> Entries<'_, C> {
         let mut frames = Vec::new();
         let mut is_copied = false;
         while slot > 1 {
-            let function = self.function(slot - 1);
+            let (function, reference) = self.function(slot - 1);
             let link = self.word(slot, SNAP_FRAME)?;
             if !is_copied {
-                frames.push(SnapFrame { function, pc });
+                frames.push(SnapFrame {
+                    function,
+                    reference,
+                    pc,
+                });
             }
             is_copied = link & TYPE_MASK == VARG;
             let (caller, previous) = match link & TYPE_MASK {
@@ -209,12 +221,16 @@ impl<C: Constants> Entries<'_, C> {
             pc = caller.wrapping_sub(4);
             slot = previous;
         }
-        let function = self.function(0);
+        let (function, reference) = self.function(0);
         if slot != 1 {
             return None;
         }
         if !is_copied {
-            frames.push(SnapFrame { function, pc });
+            frames.push(SnapFrame {
+                function,
+                reference,
+                pc,
+            });
         }
         let tail_called = self.entry(1).is_some_and(|entry| entry & SNAP_FRAME != 0);
         Some(Frames { frames, tail_called })
@@ -229,10 +245,14 @@ impl<C: Constants> Entries<'_, C> {
         let mut frames = Vec::new();
         let mut is_copied = false;
         while slot > 0 {
-            let function = self.function(slot);
+            let (function, reference) = self.function(slot);
             let link = words.next()?;
             if !is_copied {
-                frames.push(SnapFrame { function, pc });
+                frames.push(SnapFrame {
+                    function,
+                    reference,
+                    pc,
+                });
             }
             is_copied = link & TYPE_MASK == VARG;
             let (caller, previous) = match link & TYPE_MASK {
@@ -246,8 +266,12 @@ impl<C: Constants> Entries<'_, C> {
             slot = previous;
         }
         if !is_copied {
-            let function = self.function(0);
-            frames.push(SnapFrame { function, pc });
+            let (function, reference) = self.function(0);
+            frames.push(SnapFrame {
+                function,
+                reference,
+                pc,
+            });
         }
         Some(Frames {
             frames,
@@ -275,12 +299,13 @@ impl<C: Constants> Entries<'_, C> {
         (reference < REF_BIAS).then(|| self.constants.word(reference))?
     }
 
-    fn function(&self, slot: u32) -> u64 {
-        let constant = self.entry(slot).map(|entry| entry as u16);
-        constant
-            .filter(|&reference| reference < REF_BIAS)
-            .and_then(|reference| self.constants.function(reference))
-            .unwrap_or(0)
+    /// The function object in a slot, or the instruction that yields it.
+    fn function(&self, slot: u32) -> (u64, u16) {
+        match self.entry(slot).map(|entry| entry as u16) {
+            Some(constant) if constant < REF_BIAS => (self.constants.function(constant).unwrap_or(0), 0),
+            Some(reference) => (0, reference),
+            None => (0, 0),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod base_stores;
 mod constants;
+mod guarded_builtins;
 
 use crate::layout::{GcMode, Layout, TraceFields};
 use crate::object::{Function, GCT_TRACE, ProtoCode, number, reference_at};
@@ -10,7 +11,7 @@ use crate::snapshot::{SnapFrame, decode};
 use base_stores::base_stores;
 use constants::{IrConstants, REF_NIL};
 use moonscope_process::RemoteMemory;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::ops::Range;
 
 /// Bytes of one entry of a snapshot map.
@@ -94,6 +95,8 @@ pub struct TraceCopy {
     pub(crate) snapshots: Option<Vec<Snapshot>>,
     pub(crate) frames: Vec<SnapFrame>,
     pub(crate) functions: FxHashMap<u64, Function>,
+    /// Builtins that it calls without being bound to one function object, by the IR instruction that yields it.
+    pub(crate) guarded_builtins: FxHashMap<u16, u8>,
     /// Sorted by address.
     codes: Vec<ProtoCode>,
 }
@@ -102,6 +105,7 @@ pub struct TraceCopy {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
     nsnap: usize,
+    nins: u32,
     ir: u64,
     nk: u32,
     snap: u64,
@@ -127,6 +131,7 @@ impl Header {
         let at = layout.trace.as_ref().ok_or(TraceError::NoLayout)?;
         let last = [
             at.nsnap,
+            at.nins,
             at.ir,
             at.nk,
             at.snap,
@@ -158,6 +163,7 @@ impl Header {
         let reference = |offset| reference_at(mode.fields(), head, offset);
         let header = Self {
             nsnap: usize::from(short(at.nsnap)?),
+            nins: half(at.nins)?,
             ir: wide(at.ir)?,
             nk: half(at.nk)?,
             snap: wide(at.snap)?,
@@ -208,11 +214,13 @@ impl TraceCopy {
             snapshots: None,
             frames: Vec::new(),
             functions: FxHashMap::default(),
+            guarded_builtins: FxHashMap::default(),
             codes: Vec::new(),
         };
         let constants = IrConstants::read(memory, layout.mode, header.ir, header.nk)?;
         copy.read_snapshots(memory, layout, &header, &constants)?;
         copy.read_objects(memory, layout, &constants);
+        copy.read_builtins(memory, &header, &constants);
         match Header::read(memory, layout, addr) {
             Ok(now) if now == header => Ok(copy),
             _ => Err(TraceError::Changed),
@@ -335,6 +343,20 @@ impl TraceCopy {
                 self.codes.push(code);
                 self.order_codes();
             }
+        }
+    }
+
+    /// Finds out what is called through functions that are neither constants nor bytecode.
+    fn read_builtins(&mut self, memory: &impl RemoteMemory, header: &Header, constants: &IrConstants) {
+        let is_open = |frame: &&SnapFrame| frame.reference != 0 && self.code_at(frame.pc).is_none();
+        let open: FxHashSet<u16> = self
+            .frames
+            .iter()
+            .filter(is_open)
+            .map(|frame| frame.reference)
+            .collect();
+        if !open.is_empty() {
+            self.guarded_builtins = guarded_builtins::find(memory, header.ir, header.nins, &open, constants);
         }
     }
 

@@ -25,6 +25,7 @@ const TRACE: u8 = 9;
 
 const CURRENT_64: TraceFields = TraceFields {
     nsnap: 0xa,
+    nins: 0xc,
     ir: 0x20,
     nk: 0x28,
     snap: 0x30,
@@ -44,6 +45,7 @@ const CURRENT_64: TraceFields = TraceFields {
 
 const CURRENT_32: TraceFields = TraceFields {
     nsnap: 0x6,
+    nins: 0x8,
     ir: 0x10,
     nk: 0x18,
     snap: 0x20,

@@ -11,12 +11,14 @@ const REF_BIAS: u32 = 0x8000;
 /// `REF_NIL`: a constant that every trace has, whose opcode is `IR_KPRI`. What `IR_KGC` and `IR_KNULL`
 /// are follows from it (`IRDEF` in lj_ir.h: KPRI, KINT, KGC, KPTR, KKPTR, KNULL, KNUM, KINT64).
 pub(super) const REF_NIL: u32 = REF_BIAS - 1;
+const KINT_AFTER_KPRI: u8 = 1;
 const KGC_AFTER_KPRI: u8 = 2;
 const KNULL_AFTER_KPRI: u8 = 5;
 /// Types of constants (`IRTDEF` in lj_ir.h).
 const IRT_TYPE: u8 = 0x1f;
 const IRT_PROTO: u8 = 7;
 const IRT_FUNC: u8 = 8;
+const IRT_INT: u8 = 19;
 /// Types whose constants take two IR slots (`IRT_IS64`): light user data, P64, NUM, I64, U64; in GC64 nil
 /// and all objects too.
 const IS64_GC32: u32 = 1 << 3 | 1 << 9 | 1 << 14 | 1 << 21 | 1 << 22;
@@ -80,6 +82,20 @@ impl IrConstants {
             }
         }
         protos
+    }
+
+    /// The value of a `KINT`, in place of its operands.
+    pub(super) fn integer(&self, reference: u16) -> Option<i32> {
+        let kint = self
+            .kgc
+            .wrapping_sub(KGC_AFTER_KPRI)
+            .wrapping_add(KINT_AFTER_KPRI);
+        let reference = u32::from(reference);
+        if self.kind(reference)? != (IRT_INT, kint) {
+            return None;
+        }
+        let offset = reference.checked_sub(self.first)? as usize * IR_SIZE;
+        number::<4>(&self.bytes, offset).map(|value| (value as u32).cast_signed())
     }
 
     /// Type and opcode.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::lua_stack::FrameKind;
 use crate::snapshot::expand;
 use crate::testing::{Image, MODES, Noise, layout};
 use proptest::prelude::*;
@@ -132,6 +133,69 @@ fn absurd_sizes_are_refused() {
         TraceCopy::read(&image, &layout, G, TRACE),
         Err(TraceError::TooLarge)
     );
+}
+
+#[test]
+fn a_builtin_that_is_told_by_its_number_alone_is_named() {
+    // `for word in text:gmatch(...)`: the iterator is another object each time (rec_call_specialize, lj_record.c)
+    const GMATCH_AUX: u32 = 87;
+    let (mut image, bytecode) = trace(GcMode::Gc64, 3);
+    let layout = layout(GcMode::Gc64);
+    let at = layout.trace.unwrap();
+    // constants: the number, the link of the call in two slots, and the three that are always there
+    let first = u64::from(REF_NIL) - 5;
+    let (number, link) = (first, first + 1);
+    let instruction = |op1: u16, op2: u16, kind: u8, op: u8| {
+        let [a, b] = op1.to_le_bytes();
+        let [c, d] = op2.to_le_bytes();
+        [a, b, c, d, kind, op, 0, 0]
+    };
+    let put =
+        |image: &mut Image, reference: u64, bytes: [u8; 8]| image.put(IR + (reference - first) * 8, &bytes);
+    image.put(TRACE + u64::from(at.ir), &(IR - first * 8).to_le_bytes());
+    image.put(TRACE + u64::from(at.nk), &(first as u32).to_le_bytes());
+    image.put(TRACE + u64::from(at.nins), &0x8004_u32.to_le_bytes());
+    put(&mut image, number, instruction(GMATCH_AUX as u16, 0, 19, 1));
+    put(&mut image, link, instruction(0, 0, 22, 7));
+    put(&mut image, link + 1, (bytecode + 4 * 8).to_le_bytes());
+    // the function is loaded from a slot, its number from it, and compared
+    put(&mut image, 0x8001, instruction(3, 0, 8, 71));
+    put(&mut image, 0x8002, instruction(0x8001, 5, 16, 68));
+    put(
+        &mut image,
+        0x8003,
+        instruction(0x8002, number as u16, 0x80 | 19, 8),
+    );
+    // the second snapshot: slots 5 and 6 are the frame of the call
+    let entries = [5 << 24 | 0x8001_u32, 6 << 24 | 0x01_0000 | link as u32];
+    let map = MAP + 8;
+    image.put(SNAPSHOTS + 12 + 10, &[2]);
+    image.put(map, &entries[0].to_le_bytes());
+    image.put(map + 4, &entries[1].to_le_bytes());
+    image.put(map + 8, &(Image::START << 8 | 5).to_le_bytes());
+    let copy = TraceCopy::read(&image, &layout, G, TRACE).unwrap();
+    let frames = expand(&copy, 0x40).unwrap().frames;
+    let kinds: Vec<_> = frames.iter().map(|frame| frame.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            Some(FrameKind::Builtin {
+                ffid: GMATCH_AUX as u8
+            }),
+            Some(FrameKind::Lua {
+                proto: PROTO,
+                pos: Some(7)
+            }),
+        ]
+    );
+    // compared with something else, or not at all, it stays unknown
+    put(
+        &mut image,
+        0x8003,
+        instruction(0x8002, number as u16, 0x80 | 19, 9),
+    );
+    let copy = TraceCopy::read(&image, &layout, G, TRACE).unwrap();
+    assert_eq!(expand(&copy, 0x40).unwrap().frames[0].kind, None);
 }
 
 proptest! {

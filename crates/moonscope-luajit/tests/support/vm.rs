@@ -5,6 +5,7 @@ use moonscope_process::{ProcessMemory, RemoteMemory};
 
 const GC64_TRACE: TraceFields = TraceFields {
     nsnap: 0xa,
+    nins: 0xc,
     ir: 0x20,
     nk: 0x28,
     snap: 0x30,
@@ -23,6 +24,7 @@ const GC64_TRACE: TraceFields = TraceFields {
 };
 const GC32_TRACE: TraceFields = TraceFields {
     nsnap: 0x6,
+    nins: 0x8,
     ir: 0x10,
     nk: 0x18,
     snap: 0x20,
