@@ -30,6 +30,8 @@ enum {
 	LUA_TAG_SHIFT = 47,
 	LUA_TAG_FUNC = 0x1fff7,
 	LUA_TAG_THREAD = 0x1fff9,
+	/* in GC32 it is a word of its own: LJ_TNUMX */
+	LUA_LEAST_TYPE_32 = 0xfffffff2U,
 	/* lua_State.cframe has two flags in its low bits (lj_frame.h) */
 	LUA_CFRAME_FLAGS = 3,
 	/* GCfuncL.ffid, GCfuncC.ffid (lj_obj.h) */
@@ -43,6 +45,8 @@ enum {
 	LUA_FRAME_CONT = 2,
 	LUA_FRAME_VARG = 3,
 	LUA_FRAME_P = 4,
+	/* LJ_VMST_EXIT (lj_obj.h); global_State.vmstate holds its complement, or a trace */
+	LUA_VMSTATE_EXIT = 3,
 	/* a continuation that is none (LJ_CONT_FFI_CALLBACK) */
 	LUA_CONT_FFI_CALLBACK = 1,
 	/* bytes that are read of a lua_State, of a function, of a C frame */
@@ -297,10 +301,10 @@ static __always_inline int lua_read_slots(struct walk *w, const struct ms_lua_la
 	}
 	if (ms_read_user(w, slot, 16, base - 16))
 		return -1;
+	to->link = slot[1];
 	if (slot[0] >> LUA_TAG_SHIFT != LUA_TAG_FUNC && slot[0] >> LUA_TAG_SHIFT != LUA_TAG_THREAD)
 		return -1;
 	to->function = slot[0] & ((1ULL << LUA_TAG_SHIFT) - 1);
-	to->link = slot[1];
 	return 0;
 }
 
@@ -365,22 +369,50 @@ static __always_inline int lua_caller(struct walk *w, const struct ms_lua_layout
 	return *pc ? 0 : -1;
 }
 
+/* Has a result been written where the link of a frame was? Its type is in the upper bits. */
+static __always_inline int lua_is_result(const struct ms_lua_layout *layout, __u64 link)
+{
+	return lua_is_gc32(layout) ? link >= LUA_LEAST_TYPE_32 : link >> LUA_TAG_SHIFT != 0;
+}
+
+/* Begins the segment at the frame that called the one at `base`, if `link` leads to one. */
+static __always_inline int lua_take_caller(struct walk *w, const struct lua_state *state, __u64 base,
+					   __u64 link)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
+	struct lua_function function;
+	struct lua_slots slots;
+	__u64 caller, pc;
+
+	if (!link || lua_caller(w, layout, base, link, &caller, &pc) || !lua_is_base(state, caller) ||
+	    caller == state->bottom || caller >= base || lua_read_slots(w, layout, caller, &slots) ||
+	    lua_read_function(w, layout, slots.function, &function))
+		return -1;
+	if (pc ? !lua_covers(w, layout, &function, pc) : function.ffid <= LUA_FF_C)
+		return -1;
+	w->lua.base = caller;
+	w->lua.pc = pc;
+	return 0;
+}
+
 /*
  * A thread inside the VM's own code, or called by it: the frame at a base that a
  * register holds. The bytecode position in PC (rbx) tells if it is the one that
  * runs. While a function is called or returns, PC is its caller's already, or
  * still, and its own frame is not complete, or has results in it: then the caller
  * is taken, at its call. Of a builtin whose C part runs (not `in_vm`) the caller is
- * taken only if it has written its result already. Where the base need not be right
- * (not `certain`), a Lua function must have the position.
+ * taken only if it has written its result already. Builtins that write results before
+ * they have PC again left it in the frame (math.modf has its function overwritten), or
+ * in the C frame (coroutine.resume its link). Where the base need not be right (not
+ * `certain`), a Lua function must have the position.
  */
 static __always_inline int lua_register_base(struct walk *w, const struct lua_state *state, __u64 base,
 					     int in_vm, int certain)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(state->layout);
-	__u64 pc = w->reg[MS_REG_RBX], caller, caller_pc;
+	struct lua_slots slots = {};
 	struct lua_function function;
-	struct lua_slots slots;
+	__u64 pc = w->reg[MS_REG_RBX], saved;
 	int found;
 
 	if (lua_is_gc32(layout))
@@ -401,20 +433,25 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 			return -1;
 		found = 0;
 	}
-	if (pc && (in_vm || !found) && !lua_caller(w, layout, base, pc, &caller, &caller_pc) &&
-	    lua_is_base(state, caller) && caller != state->bottom && caller < base &&
-	    !lua_read_slots(w, layout, caller, &slots) &&
-	    !lua_read_function(w, layout, slots.function, &function) &&
-	    (caller_pc ? lua_covers(w, layout, &function, caller_pc) : function.ffid > LUA_FF_C)) {
-		w->lua.base = caller;
-		w->lua.pc = caller_pc;
+	if ((in_vm || !found) && !lua_take_caller(w, state, base, pc))
 		return 0;
-	}
+	if (!found && !lua_take_caller(w, state, base, slots.link))
+		return 0;
+	if (in_vm && lua_is_result(layout, slots.link) &&
+	    !lua_read_ref(w, layout, state->cframe + layout->cf_pc, &saved) &&
+	    !lua_take_caller(w, state, base, saved))
+		return 0;
 	if (!found)
 		return -1;
 	w->lua.base = base;
 	w->lua.pc = 0;
 	return 0;
+}
+
+/* BASE, where the VM's own code runs. */
+static __always_inline __u64 lua_base_register(const struct walk *w, const struct ms_lua_layout *layout)
+{
+	return lua_is_gc32(layout) ? (__u32)w->reg[MS_REG_RDX] : w->reg[MS_REG_RDX];
 }
 
 /*
@@ -426,10 +463,8 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 static __always_inline void lua_find_base(struct walk *w, const struct lua_state *state, int in_vm,
 					  int certain)
 {
-	__u64 base = w->reg[MS_REG_RDX];
+	__u64 base = lua_base_register(w, ms_lua_layout(state->layout));
 
-	if (lua_is_gc32(ms_lua_layout(state->layout)))
-		base = (__u32)base;
 	if (!in_vm || !lua_is_base(state, base)) {
 		base = w->valid & MS_BIT(MS_REG_RBP) ? w->reg[MS_REG_RBP] : 0;
 		certain = 0;
@@ -473,12 +508,25 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 	const char *at = (const char *)w->window;
 	int is_new = state->l != w->lua.l;
 	__u64 flags = entry >= LUA_AFTER_GAP ? MS_SEGMENT_GAP : 0;
+	int in_vm = entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE;
+	int leaves_trace;
 	__u64 next;
 	__u32 pc;
 	__s32 nres;
 
 	if (entry == LUA_AFTER_CALL_AND_GAP)
 		flags |= MS_SEGMENT_CALL;
+	if (w->lua.here == MS_LUA_NOT_HERE) {
+		w->lua.here = state->jit_base ? MS_LUA_ON_TRACE : MS_LUA_HERE;
+		if (ms_read_user(w, &w->lua.vmstate, 4, state->g + layout->vmstate))
+			w->lua.vmstate = 0;
+	}
+	/*
+	 * lj_vm_exit_interp, until it says that the interpreter runs: all frames are on
+	 * the Lua stack, and BASE and PC are right.
+	 */
+	leaves_trace = entry == LUA_IN_SUBROUTINE && w->exact &&
+		       (w->lua.vmstate > 0 || w->lua.vmstate == ~LUA_VMSTATE_EXIT);
 	if (is_new) {
 		w->lua.l = state->l;
 		w->lua.g = state->g;
@@ -492,14 +540,12 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 			if (lua_is_base(state, state->jit_base))
 				w->lua.base = state->jit_base;
 			w->lua.pc = 0;
-		} else if (entry == LUA_BY_RETURN || entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) {
-			lua_find_base(w, state, entry != LUA_BY_RETURN, entry == LUA_IN_HANDLER);
+		} else if (entry == LUA_BY_RETURN || in_vm) {
+			lua_find_base(w, state, in_vm, entry == LUA_IN_HANDLER || leaves_trace);
+			/* PC is at the next instruction there, not behind the current one */
+			if (leaves_trace && w->lua.base && w->lua.pc)
+				w->lua.pc += 4;
 		}
-	}
-	if (w->lua.here == MS_LUA_NOT_HERE) {
-		w->lua.here = state->jit_base ? MS_LUA_ON_TRACE : MS_LUA_HERE;
-		if (ms_read_user(w, &w->lua.vmstate, 4, state->g + layout->vmstate))
-			w->lua.vmstate = 0;
 	}
 	if (ms_read_user(w, w->window, LUA_CFRAME_BYTES, state->cframe))
 		return ms_stop(w, MS_END_UNREADABLE);
@@ -507,7 +553,7 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 	nres = *(const __s32 *)(at + (layout->cf_nres & 0x18));
 	pc = *(const __u32 *)(at + (layout->cf_pc & 0x1c));
 	if (is_new && !w->lua.base) {
-		if (entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE)
+		if (in_vm)
 			flags |= MS_SEGMENT_GUESSED;
 		w->lua.base = state->base;
 		if (w->lua.leaving && lua_is_base(state, w->lua.leaving))
@@ -736,6 +782,23 @@ static __always_inline int lua_is_called_back(struct walk *w, __u64 number)
 }
 
 /*
+ * The frame of a VM that an error has left on its way to a handler further out:
+ * lj_err_unwind was asked for it already, which made an outer one the innermost and
+ * dropped its Lua frames (err_unwind in lj_err.c), and the unwinder still runs below it.
+ */
+static __always_inline int lua_is_left(struct walk *w, __u64 number)
+{
+	const struct ms_lua_layout *layout = ms_lua_layout(number);
+	__u64 sp = w->reg[MS_REG_RSP], l, prev;
+	struct lua_state state;
+
+	if (w->exact || lua_read_ref(w, layout, sp + layout->cf_l, &l) || lua_read_state(w, number, l, &state) ||
+	    lua_read_cframe(w, sp + layout->cf_prev, &prev))
+		return 0;
+	return (!state.cframe || state.cframe > sp) && (!prev || prev > sp);
+}
+
+/*
  * The native frame of the VM itself. Its C frame is where the stack pointer is,
  * or one word above in a helper, or above all that compiled code and its exit
  * left there.
@@ -761,13 +824,23 @@ static __always_inline int lua_step_vm(struct walk *w, const struct ms_rule *rul
 		return ms_return_to(w, rule, sp + layout->cframe_size);
 	if (lua_state_at(w, number, sp, &state) && lua_state_at(w, number, sp + 8, &state)) {
 		if (lua_state_below(w, number, &state)) {
+			if (lua_is_left(w, number))
+				return ms_return_to(w, rule, sp + layout->cframe_size);
 			if (lua_emit(w, MS_LUA_SEGMENT, 0, MS_SEGMENT_NO_STATE))
 				return ms_stop(w, MS_END_DEPTH);
 			return ms_return_to(w, rule, sp + layout->cframe_size);
 		}
 		entry = LUA_ON_TRACE;
 	}
-	if (state.l != w->lua.l && lua_read_jit_base(w, &state))
+	/*
+	 * Code of the VM whose C frame is where it must be runs no trace, though
+	 * jit_base may be set already (BC_JLOOP), or still (lj_vm_exit_interp): there
+	 * BASE is right.
+	 */
+	if (state.l != w->lua.l &&
+	    !((entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) &&
+	      lua_is_base(&state, lua_base_register(w, layout))) &&
+	    lua_read_jit_base(w, &state))
 		return ms_stop(w, MS_END_UNREADABLE);
 	return lua_begin(w, &state, entry);
 }

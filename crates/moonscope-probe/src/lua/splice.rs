@@ -174,8 +174,11 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 trace.is_some_and(|trace| !trace.may_inline())
             }
         } else {
-            // while a trace is left, its frames are not all written to the Lua stack yet
-            !is_innermost || !lua.vmstate != LJ_VMST_EXIT
+            // while a trace is left, its frames are not all written to the Lua stack yet; they are when the
+            // VM's own code goes on
+            !is_innermost
+                || !lua.vmstate != LJ_VMST_EXIT
+                || self.last_native.is_some_and(|native| native.exact)
         };
         // the native frames of the VM and of compiled code say nothing that the Lua frames do not
         self.out.frames.pop();
