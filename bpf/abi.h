@@ -347,6 +347,54 @@ enum {
 	MS_MAX_PARENTS = 16,
 };
 
+/* ---- values ----------------------------------------------------------- */
+
+enum {
+	MS_MAX_EVENTS = 16,	/* in one recording */
+	MS_VALUES = 4,		/* that an event has besides the count */
+};
+
+/*
+ * The stack of one thread, by a hash of its words: 128 bits, seeded at random for
+ * each recording, so that no program can make two of its stacks one.
+ */
+struct ms_stack_id {
+	__u64 a;
+	__u64 b;
+};
+
+/* What is summed up in the kernel: a stack is shipped once, and then only these. */
+struct ms_sum_key {
+	struct ms_stack_id stack;
+	__u32 event;
+	__u32 tag;
+};
+
+struct ms_sum {
+	__u64 count;
+	__u64 value[MS_VALUES];
+};
+
+/* ---- tags of events --------------------------------------------------- */
+
+/* How a thread left its CPU. */
+enum ms_offcpu_how {
+	MS_OFFCPU_RUNNABLE,	/* it could have gone on: preempted, or woken and waiting */
+	MS_OFFCPU_INTERRUPTIBLE,
+	MS_OFFCPU_UNINTERRUPTIBLE,
+	MS_OFFCPU_STOPPED,	/* by a signal or a debugger */
+	MS_OFFCPU_DEAD,
+};
+
+/* What `offcpu` says of an interval. */
+enum {
+	MS_OFFCPU_CALL_MASK = 0xfff,	/* number of the system call, plus 1; 0: not known */
+	MS_OFFCPU_NO_CALL = 1 << 12,	/* in no system call: a page fault, an interrupt */
+	MS_OFFCPU_IOWAIT = 1 << 13,	/* task_struct.in_iowait */
+	MS_OFFCPU_HOW_SHIFT = 14,	/* enum ms_offcpu_how */
+	MS_OFFCPU_HOW_MASK = 7 << MS_OFFCPU_HOW_SHIFT,
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {
@@ -380,6 +428,7 @@ struct ms_event {
 enum {
 	MS_SAMPLE_USER_MODE = 1 << 0,	/* the tick hit user code */
 	MS_SAMPLE_STACK = 1 << 1,	/* registers and a copy of the stack follow the frames */
+	MS_SAMPLE_TRACEPOINT = 1 << 3,	/* taken in a tracepoint, whose own frames are at the leaf */
 	MS_SAMPLE_MAPS_CHANGED = 1 << 2, /* mm->exec_vm is not what it was when the maps were read */
 };
 
@@ -399,7 +448,7 @@ struct ms_sample {
 	__u16 end;		/* enum ms_end */
 	__u16 nr_kernel;
 	__u16 nr_user;		/* words, see MS_FRAME_LUA */
-	__u16 unused;
+	__u16 event;		/* number of the event in this recording */
 	__u32 stack_len;
 	char comm[MS_COMM_LEN];
 	__u64 stack_start;	/* address of the first byte of the stack copy */
@@ -407,6 +456,10 @@ struct ms_sample {
 	/* of the innermost Lua VM on this stack, if there is one */
 	__s32 lua_vmstate;	/* global_State.vmstate: a trace, or ~LJ_VMST_* (lj_obj.h) */
 	__u32 lua;		/* enum ms_lua_here */
+	struct ms_stack_id stack; /* not 0: its values come later, under this id */
+	struct ms_sum sum;	/* else they are here */
+	__u32 tag;		/* what the event says of it besides values */
+	__u32 unused;
 };
 
 /* Is there a Lua VM on the stack of a sample? */
@@ -418,20 +471,24 @@ enum ms_lua_here {
 
 /* ---- counters --------------------------------------------------------- */
 
-/* Each tick counts MS_COUNT_FIRED and exactly one of the others. */
+/* Whatever happens to an event counts MS_COUNT_FIRED and exactly one of the others. */
 enum ms_count {
 	MS_COUNT_FIRED,
 	MS_COUNT_IDLE,		/* the CPU had nothing to run */
 	MS_COUNT_FILTERED,	/* not a wanted task */
-	MS_COUNT_SENT,		/* in the ring buffer */
+	MS_COUNT_UNWANTED,	/* of a wanted task, but not what was asked for: too short, say */
+	MS_COUNT_SENT,		/* in the ring buffer with its values */
+	MS_COUNT_SUMMED,	/* added to the values of a stack that was sent */
 	MS_COUNT_LOST_RING,	/* the ring buffer was full */
 	MS_COUNT_LOST_CPU,	/* CPU number beyond those known at the start */
+	MS_COUNT_LOST_BUSY,	/* it came while a stack of the same CPU was being taken */
+	MS_COUNT_LOST_MAP,	/* no room to remember when it began */
 	MS_NR_COUNTS,
 };
 
-/* Of one CPU; a cache line of its own. */
+/* Of one CPU; cache lines of its own. */
 struct ms_counters {
-	__u64 count[8];		/* MS_NR_COUNTS of them */
+	__u64 count[MS_MAX_EVENTS][16];	/* MS_NR_COUNTS of them */
 };
 
 /* Which tasks are wanted. */

@@ -31,7 +31,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *child = (void *)ctx->args[1];
 	__u32 pid = BPF_CORE_READ(parent, tgid);
 	__u32 child_pid = BPF_CORE_READ(child, tgid);
-	__u32 value = 1;
+	__u64 since = bpf_ktime_get_ns();
 
 	if (pid == child_pid)
 		return 0;	/* a thread */
@@ -40,7 +40,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	bpf_map_delete_elem(&lua_processes, &child_pid);
 	bpf_map_delete_elem(&targets, &child_pid);
 	if (ms_follow_forks && is_target(pid))
-		bpf_map_update_elem(&targets, &child_pid, &value, BPF_ANY);
+		bpf_map_update_elem(&targets, &child_pid, &since, BPF_ANY);
 	else if (!bpf_map_lookup_elem(&processes, &pid))
 		return 0;	/* nothing is known that the child could inherit */
 	send_event(MS_EVENT_FORK, pid, child_pid, 1);

@@ -58,12 +58,12 @@ __u32 ms_lua_seen[MS_LUA_SEEN] SEC(".bss.seen");
 
 /* ---- maps ------------------------------------------------------------- */
 
-/* Wanted thread groups; the value is not used. */
+/* Wanted thread groups, and since when (CLOCK_MONOTONIC, nanoseconds; 0: from the start). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, __u64);
 } targets SEC(".maps");
 
 /* What is known of a thread group. Deleted at exec and exit in the kernel, so
@@ -88,10 +88,56 @@ struct {
 	__uint(max_entries, 4096);
 } events SEC(".maps");
 
-/* One for each CPU. Not a per-CPU map: its elements may not exceed 32 KiB. */
+/* ---- sums of values --------------------------------------------------- */
+
+/*
+ * Two maps that take turns: while one is filled, user space empties the other. So
+ * no value is added to what was read already, and none falls between two reads.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct ms_sum_key);
+	__type(value, struct ms_sum);
+} sums_even SEC(".maps"), sums_odd SEC(".maps");
+
+/* Which of them is filled: the lowest bit. */
+__u32 ms_sums_turn SEC(".bss.turn");
+
+/* User space has forgotten all stacks when this changes. */
+__u32 ms_stacks_epoch SEC(".bss.turn");
+
+/* Lua words mean the same for so long at least, nanoseconds. */
+enum { MS_LUA_FRESH_NS = 1000000000 };
+
+/* Stacks that user space has, and when they were shipped. Those not met for long make room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct ms_stack_id);
+	__type(value, __u64);
+} shipped_stacks SEC(".maps");
+
+const volatile __u64 ms_hash_seed[2] = { 1, 2 };
+
+/* ---- where a stack is taken ------------------------------------------- */
+
+/*
+ * A tick may interrupt the program of a tracepoint, so each has a place of its own.
+ * Not a per-CPU map: its elements may not exceed 32 KiB.
+ */
+enum scratch_level {
+	SCRATCH_TICK,
+	SCRATCH_TASK,
+	SCRATCH_LEVELS,
+};
+
 struct scratch {
 	struct walk walk;
 	struct pt_regs regs;
+	__u32 index;			/* of this scratch */
+	__u32 busy;
+	struct ms_stack_id hash;	/* of the words so far */
 	__u64 next;			/* the free end of `words` */
 	__u32 has_new_function;		/* ms_lua_seen has not seen it */
 	struct ms_sample sample;
@@ -105,17 +151,37 @@ struct {
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-static __always_inline struct scratch *scratch_of_this_cpu(void)
+/* Only this CPU writes there, and no event interrupts itself. */
+static __always_inline void count(__u32 event, enum ms_count what)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 
-	return bpf_map_lookup_elem(&scratches, &cpu);
+	ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what]++;
 }
 
-/* Only this CPU writes there, and a tick does not interrupt a tick. */
-static __always_inline void count(enum ms_count what)
+/* NULL is counted. What is taken must be given back. */
+static __always_inline struct scratch *take_scratch(__u32 event, enum scratch_level level)
 {
-	ms_counters[bpf_get_smp_processor_id() & ms_cpus_mask].count[what]++;
+	__u32 index = bpf_get_smp_processor_id() * SCRATCH_LEVELS + level;
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
+
+	if (!s) {
+		count(event, MS_COUNT_LOST_CPU);
+		return NULL;
+	}
+	if (s->busy) {
+		count(event, MS_COUNT_LOST_BUSY);
+		return NULL;
+	}
+	s->busy = 1;
+	s->index = index;
+	s->sample.event = event;
+	return s;
+}
+
+static __always_inline void give_back(struct scratch *s)
+{
+	s->busy = 0;
 }
 
 #endif /* MOONSCOPE_MAPS_H */

@@ -2,5 +2,6 @@
 /* One BPF object: one walker, one set of maps, one file per collector. */
 #include "lifecycle.bpf.h"
 #include "cpu.bpf.h"
+#include "offcpu.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -2,7 +2,10 @@
 /*
  * The stack of the running task in one record: kernel frames, user frames, and
  * where the walk could not be done here, what user space needs to do it.
- * Collectors call take_stack() and send_sample().
+ *
+ * A collector calls take_scratch(), then take_stack_at() or take_stack(), sets
+ * sample.tag and sample.sum, and then send_sample() where events are few, or
+ * sum_sample() where they are many: that ships equal stacks once.
  */
 #ifndef MOONSCOPE_STACK_H
 #define MOONSCOPE_STACK_H
@@ -14,6 +17,17 @@ enum walk_loop {
 	WALK_BPF_LOOP,
 	WALK_PLAIN_LOOP,
 };
+
+/* Two programs of one body: the loader takes the one whose loop this kernel can do. */
+#define WALKING_PROGRAM(section, name, type, body)	\
+	SEC(section) int name##_bpf_loop(type *ctx)	\
+	{						\
+		return body(ctx, WALK_BPF_LOOP);	\
+	}						\
+	SEC(section) int name##_plain_loop(type *ctx)	\
+	{						\
+		return body(ctx, WALK_PLAIN_LOOP);	\
+	}
 
 /* Appends the registers and the user stack, page by page until one is not there. */
 static __always_inline void append_stack_copy(struct scratch *s, const __u64 *reg)
@@ -81,7 +95,7 @@ static __always_inline void walk_user(struct scratch *s, struct task_struct *tas
 	if (loop == WALK_BPF_LOOP)
 		walk_with_bpf_loop(s);
 	else
-		walk_with_plain_loop(s->sample.cpu);
+		walk_with_plain_loop(s->index);
 }
 
 static __always_inline void take_user_stack(struct scratch *s, struct task_struct *task,
@@ -109,33 +123,44 @@ static __always_inline void take_user_stack(struct scratch *s, struct task_struc
 	walk_user(s, task, s->sample.pid, loop);
 }
 
-/* Fills s->sample and s->words. `regs` are those at the tick. */
-static __always_inline void take_stack(struct scratch *s, void *ctx, const struct pt_regs *regs,
-				       enum walk_loop loop)
+static __always_inline void take_kernel_stack(struct scratch *s, void *ctx)
+{
+	long bytes = bpf_get_stack(ctx, s->words, MS_MAX_KERNEL * 8, 0);
+
+	s->sample.nr_kernel = bytes > 0 ? (bytes / 8) & 127 : 0;
+	for (int i = 0; i < MS_MAX_KERNEL; i++) {
+		if (i >= s->sample.nr_kernel)
+			break;
+		mix(&s->hash, s->words[i]);
+	}
+}
+
+/* Fills s->sample and s->words; s->regs are those of user mode if the sample says so. */
+static __always_inline void fill_sample(struct scratch *s, void *ctx, __u32 flags,
+					enum walk_loop loop)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	struct ms_sample *sample = &s->sample;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	long bytes = 0;
 
 	sample->kind = MS_EVENT_SAMPLE;
-	sample->flags = 0;
+	sample->flags = flags;
 	sample->time = bpf_ktime_get_ns();
 	sample->generation = 0;
 	sample->pid = pid_tgid >> 32;
 	sample->tid = (__u32)pid_tgid;
 	sample->cpu = bpf_get_smp_processor_id();
+	sample->nr_kernel = 0;
 	sample->stack_len = 0;
 	sample->exec_vm = 0;
+	sample->stack.a = 0;
+	sample->stack.b = 0;
 	bpf_get_current_comm(sample->comm, sizeof(sample->comm));
 
-	if (is_user_mode(regs)) {
-		sample->flags = MS_SAMPLE_USER_MODE;
-		s->regs = *regs;
-	} else if (ms_want_kernel) {
-		bytes = bpf_get_stack(ctx, s->words, MS_MAX_KERNEL * 8, 0);
-	}
-	sample->nr_kernel = bytes > 0 ? (bytes / 8) & 127 : 0;
+	s->hash.a = ms_hash_seed[0];
+	s->hash.b = ms_hash_seed[1];
+	if (!(flags & MS_SAMPLE_USER_MODE) && ms_want_kernel)
+		take_kernel_stack(s, ctx);
 	s->next = sample->nr_kernel;
 	s->walk.end = MS_END_NONE;
 	s->walk.lua.here = MS_LUA_NOT_HERE;
@@ -152,7 +177,27 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, const struc
 	}
 }
 
-static __always_inline void send_sample(struct scratch *s)
+/* Of a tick: `regs` are those that it interrupted. */
+static __always_inline void take_stack_at(struct scratch *s, void *ctx, const struct pt_regs *regs,
+					  enum walk_loop loop)
+{
+	__u32 flags = 0;
+
+	if (is_user_mode(regs)) {
+		flags = MS_SAMPLE_USER_MODE;
+		s->regs = *regs;
+	}
+	fill_sample(s, ctx, flags, loop);
+}
+
+/* Of a task in the kernel, from a tracepoint in its context. */
+static __always_inline void take_stack(struct scratch *s, void *ctx, enum walk_loop loop)
+{
+	fill_sample(s, ctx, MS_SAMPLE_TRACEPOINT, loop);
+}
+
+/* Into the ring buffer; true if there was room. */
+static __always_inline bool ship(struct scratch *s)
 {
 	__u64 len = sizeof(s->sample) + s->next * 8;
 	__u64 flags = BPF_RB_NO_WAKEUP;
@@ -165,10 +210,96 @@ static __always_inline void send_sample(struct scratch *s)
 		flags = BPF_RB_FORCE_WAKEUP;
 	if (len > sizeof(s->sample) + sizeof(s->words))
 		len = sizeof(s->sample) + sizeof(s->words);
-	if (bpf_ringbuf_output(&events, &s->sample, len, flags))
-		count(MS_COUNT_LOST_RING);
-	else
-		count(MS_COUNT_SENT);
+	return bpf_ringbuf_output(&events, &s->sample, len, flags) == 0;
+}
+
+/* Ships a sample with its values. */
+static __always_inline void send_sample(struct scratch *s)
+{
+	count(s->sample.event, ship(s) ? MS_COUNT_SENT : MS_COUNT_LOST_RING);
+}
+
+/* What else tells stacks apart. A stack that is walked in user space is like no other. */
+static __always_inline void finish_hash(struct scratch *s)
+{
+	mix(&s->hash, (__u64)s->sample.pid << 32 | s->sample.tid);
+	mix(&s->hash, (__u64)s->sample.end << 32 | s->sample.nr_kernel);
+	mix(&s->hash, s->sample.generation);
+	mix(&s->hash, (__u32)s->sample.lua_vmstate);
+	mix(&s->hash, ms_stacks_epoch);
+	if (s->sample.flags & MS_SAMPLE_STACK)
+		mix(&s->hash, s->sample.time);
+}
+
+/*
+ * Sees to it that user space has this stack, under s->hash; false: there was no room
+ * for it. What Lua words stand for changes when code is loaded anew: such stacks are
+ * shipped again after a while.
+ */
+static __always_inline bool ship_stack_once(struct scratch *s)
+{
+	__u64 now = s->sample.time;
+	__u64 *shipped;
+
+	finish_hash(s);
+	shipped = bpf_map_lookup_elem(&shipped_stacks, &s->hash);
+	if (shipped && (s->sample.lua == MS_LUA_NOT_HERE || now - *shipped < MS_LUA_FRESH_NS))
+		return true;
+	s->sample.stack = s->hash;
+	if (!ship(s))
+		return false;
+	bpf_map_update_elem(&shipped_stacks, &s->hash, &now, BPF_ANY);
+	return true;
+}
+
+static __always_inline bool add_to(void *map, const struct ms_sum_key *key, const struct ms_sum *sum)
+{
+	struct ms_sum *old = bpf_map_lookup_elem(map, key);
+
+	if (!old) {
+		if (!bpf_map_update_elem(map, key, sum, BPF_NOEXIST))
+			return true;
+		/* another CPU may have been faster; else it is full */
+		old = bpf_map_lookup_elem(map, key);
+		if (!old)
+			return false;
+	}
+	__sync_fetch_and_add(&old->count, sum->count);
+	for (int i = 0; i < MS_VALUES; i++)
+		__sync_fetch_and_add(&old->value[i], sum->value[i]);
+	return true;
+}
+
+/* Adds values to a stack that was shipped; false: there was no room. */
+static __always_inline bool add_values(const struct ms_sum_key *key, const struct ms_sum *sum)
+{
+	if (ms_sums_turn & 1)
+		return add_to(&sums_odd, key, sum);
+	return add_to(&sums_even, key, sum);
+}
+
+/* Ships the stack of a sample once, and adds its values up here. */
+static __always_inline void sum_sample(struct scratch *s)
+{
+	struct ms_sum_key key = { .event = s->sample.event, .tag = s->sample.tag };
+
+	/* it is walked in user space, and that is needed this once only */
+	if (s->sample.flags & MS_SAMPLE_STACK) {
+		send_sample(s);
+		return;
+	}
+	if (!ship_stack_once(s)) {
+		count(s->sample.event, MS_COUNT_LOST_RING);
+		return;
+	}
+	key.stack = s->hash;
+	if (add_values(&key, &s->sample.sum)) {
+		count(s->sample.event, MS_COUNT_SUMMED);
+		return;
+	}
+	s->sample.stack.a = 0;
+	s->sample.stack.b = 0;
+	send_sample(s);
 }
 
 #endif /* MOONSCOPE_STACK_H */

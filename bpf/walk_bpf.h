@@ -45,6 +45,21 @@ static __always_inline int ms_wants_parents(void)
 	return ms_want_parents;
 }
 
+/*
+ * Two independent multiply-and-rotate rounds; the constants are those of xxHash64
+ * (its second and first prime).
+ */
+static __always_inline void mix(struct ms_stack_id *hash, __u64 word)
+{
+	__u64 a = hash->a ^ word;
+	__u64 b = hash->b + word;
+
+	a *= 0xc2b2ae3d27d4eb4fULL;
+	b *= 0x9e3779b185ebca87ULL;
+	hash->a = (a << 31 | a >> 33) ^ b;
+	hash->b = (b << 29 | b >> 35) + a;
+}
+
 static __always_inline int ms_emit(struct walk *w, __u64 frame)
 {
 	struct scratch *s = container_of(w, struct scratch, walk);
@@ -56,6 +71,7 @@ static __always_inline int ms_emit(struct walk *w, __u64 frame)
 	asm volatile("" : "+r"(next));
 	s->words[next] = frame;
 	s->next = next + 1;
+	mix(&s->hash, frame);
 	return 0;
 }
 
@@ -98,17 +114,17 @@ static __always_inline void walk_with_bpf_loop(struct scratch *s)
  * A global function is verified once and not for each of its calls, so that a
  * plain loop around it stays within what kernels before 5.17 verify.
  */
-__noinline int walk_step_of_cpu(__u32 cpu)
+__noinline int walk_step_of_scratch(__u32 index)
 {
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &cpu);
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
 
 	return s ? walk_step(&s->walk) : 1;
 }
 
-static __always_inline void walk_with_plain_loop(__u32 cpu)
+static __always_inline void walk_with_plain_loop(__u32 index)
 {
 	for (int i = 0; i < MS_MAX_STEPS; i++)
-		if (walk_step_of_cpu(cpu))
+		if (walk_step_of_scratch(index))
 			break;
 }
 

@@ -9,15 +9,16 @@ use moonscope_unwind::{WalkEnd, WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
 use crate::comparison::{Comparison, was_copied_for_comparison};
+use crate::definitions::{Definition, Definitions, Verdict};
 use crate::executables::Executables;
 use crate::frames::{cut_of, locate, moved};
 use crate::generation::Generation;
 use crate::limits::REMEMBERED_STACKS;
-use crate::lua::{LuaCounts, LuaProcesses, LuaView, UserFrame, native_frames, splice, user_frames};
+use crate::lua::{LuaCounts, LuaNotes, LuaProcesses, LuaView, UserFrame, native_frames, splice, user_frames};
 use crate::mmap_watch::MmapWatch;
 use crate::processes::{Processes, monotonic_now};
 use crate::sample::{KeptRecord, RawSample, Record, comm_bytes, comm_text};
-use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread};
+use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread, What};
 use crate::tables::TableStore;
 use crate::user_walk::walk_copy;
 
@@ -26,6 +27,10 @@ const ENDED_EARLY: &str = "process ended before its mappings could be read";
 const MAPPING_CHANGED: &str = "mapping changed while the sample was taken";
 const WITHOUT_LUA: &str = "walked from a stack copy: without Lua frames";
 const NOT_PERMITTED: &str = "mappings of the process may not be read";
+
+/// Kernel frames at the leaf that may be those of the tracepoint which took the stack: our program, bpf_trace_run,
+/// __bpf_trace_*, __traceiter_*.
+const TRACING_FRAMES: usize = 4;
 
 /// What came out of the ring buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,11 +45,23 @@ pub struct Received {
     pub by_frame_pointer: u64,
     /// Records that were none of ours; more than 0 is a defect.
     pub malformed: u64,
+    /// Things that were summed up for a stack that never came, by event.
+    pub without_stack: [u64; abi::MS_MAX_EVENTS as usize],
+    /// Processes that there was no time to look at when the recording ended: what lasts in them is missing.
+    pub not_looked_at: u64,
     /// Samples that were walked in the kernel and here (tests only).
     pub comparison: Comparison,
 }
 
 impl Received {
+    /// Counts samples by whether their stack is cut.
+    pub(crate) fn count(&mut self, cut: Option<&'static str>, samples: u64) {
+        match cut {
+            None => self.complete += samples,
+            Some(reason) => *self.truncated.entry(reason).or_default() += samples,
+        }
+    }
+
     /// All samples.
     pub fn samples(&self) -> u64 {
         self.complete + self.truncated.values().sum::<u64>()
@@ -97,17 +114,8 @@ pub struct Drain {
     outdated: BTreeSet<Pid>,
     waiting: Vec<KeptRecord>,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
+    definitions: Definitions,
     key: Vec<u64>,
-}
-
-/// How a sample is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Verdict {
-    /// `None`: complete.
-    cut: Option<&'static str>,
-    by_frame_pointer: bool,
-    /// The same words may be resolved better later.
-    is_provisional: bool,
 }
 
 impl Drain {
@@ -135,6 +143,7 @@ impl Drain {
             outdated: BTreeSet::new(),
             waiting: Vec::new(),
             remembered: FxHashMap::default(),
+            definitions: Definitions::default(),
             key: Vec::new(),
         }
     }
@@ -458,11 +467,15 @@ impl Drain {
         mut cut: Option<&'static str>,
     ) -> (RawStackId, Verdict) {
         let kernel = sample.kernel();
-        let kernel_frames = kernel
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(depth, &addr)| RawFrame::Kernel(if depth == 0 { addr } else { addr.wrapping_sub(1) }));
+        let of_tracepoint = sample.head.flags & abi::MS_SAMPLE_TRACEPOINT != 0;
+        let kernel_frames = kernel.iter().enumerate().rev().map(|(depth, &addr)| {
+            let addr = if depth == 0 { addr } else { addr.wrapping_sub(1) };
+            if of_tracepoint && depth < TRACING_FRAMES {
+                RawFrame::KernelTracing(addr)
+            } else {
+                RawFrame::Kernel(addr)
+            }
+        });
         let lua = self
             .lua
             .get(sample.head.pid)
@@ -507,27 +520,66 @@ impl Drain {
         verdict: Verdict,
     ) {
         let head = &sample.head;
-        match verdict.cut {
-            None => self.received.complete += 1,
-            Some(reason) => *self.received.truncated.entry(reason).or_default() += 1,
-        }
-        self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer);
-        if head.lua != abi::MS_LUA_NOT_HERE {
-            self.lua.counts.add_sample(frames);
-        }
         if verdict.cut.is_some() && sample.end() == WalkEnd::NoRow {
             self.lua.look_for_vms(head.pid);
         }
-        self.stacks.add(
+        let definition = Definition {
             stack,
-            Thread {
+            thread: Thread {
                 process: generation.map(|generation| generation.process),
                 pid: head.pid,
                 tid: head.tid,
                 comm: comm_bytes(sample),
                 lua: LuaState::of(head),
             },
-        );
+            verdict,
+            lua: (head.lua != abi::MS_LUA_NOT_HERE).then(|| LuaNotes::of(frames)),
+        };
+        if head.stack == abi::ms_stack_id::default() {
+            let what = What {
+                event: head.event,
+                tag: head.tag,
+            };
+            self.measure(&definition, what, &head.sum);
+        } else {
+            self.definitions.insert(head.stack, definition);
+        }
+    }
+
+    /// Counts what was measured.
+    fn measure(&mut self, definition: &Definition, what: What, sum: &abi::ms_sum) {
+        let Definition {
+            stack,
+            thread,
+            verdict,
+            ref lua,
+        } = *definition;
+        self.received.count(verdict.cut, sum.count);
+        self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer) * sum.count;
+        if let Some(notes) = lua {
+            self.lua.counts.add_samples(notes, sum.count);
+        }
+        self.stacks.add(stack, thread, what, sum);
+    }
+
+    /// Takes what the kernel side summed up. True: it has to ship all stacks anew.
+    pub fn take_sums(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)]) -> bool {
+        for (key, sum) in sums {
+            match self.definitions.get(key.stack) {
+                Some(definition) => {
+                    let what = What {
+                        event: key.event as u16,
+                        tag: key.tag,
+                    };
+                    self.measure(&definition, what, sum);
+                }
+                None => {
+                    let event = key.event as usize % self.received.without_stack.len();
+                    self.received.without_stack[event] += sum.count;
+                }
+            }
+        }
+        self.definitions.make_room()
     }
 }
 

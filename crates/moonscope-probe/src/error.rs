@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::collectors;
+
 /// What went wrong; each message is one line, `remedy` says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -70,6 +72,12 @@ pub enum ProbeError {
         /// `kernel.perf_event_max_sample_rate`.
         allowed: u64,
     },
+    /// There is no such event.
+    #[error("there is no event `{name}`")]
+    UnknownEvent {
+        /// As it was asked for.
+        name: String,
+    },
     /// A map could not be read or written.
     #[error("BPF map {map}: {source}")]
     Map {
@@ -121,6 +129,13 @@ impl ProbeError {
                 "use -F {allowed}, or: sysctl -w kernel.perf_event_max_sample_rate={asked}"
             )),
             Self::Clock { .. } => Some("`moonscope doctor` shows which perf events work here".into()),
+            Self::UnknownEvent { .. } => {
+                let names: Vec<&str> = collectors::ALL.iter().map(|event| event.name).collect();
+                Some(format!(
+                    "there are {} (`moonscope list events` says what they measure)",
+                    names.join(", ")
+                ))
+            }
             Self::Map { .. } | Self::Io { .. } => None,
         }
     }

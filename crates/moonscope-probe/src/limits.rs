@@ -28,6 +28,11 @@ pub struct Limits {
     /// Ring buffer, a power of two of pages. A sample of 40 frames takes 400 bytes; one that must be
     /// walked in user space up to 42 KiB.
     pub ring_bytes: u32,
+    /// Distinct stacks whose values are summed up in the kernel between two readings, twice about 100 bytes each, and
+    /// as many that are known to have been shipped. What does not fit is shipped one by one.
+    pub stacks: usize,
+    /// Threads that may be blocked, or in a call that is measured, at the same time; about 100 bytes each.
+    pub threads: usize,
 }
 
 impl Limits {
@@ -39,6 +44,8 @@ impl Limits {
         processes: 4 << 10,
         targets: 16 << 10,
         ring_bytes: 8 << 20,
+        stacks: 16 << 10,
+        threads: 16 << 10,
     };
 
     /// For a whole machine.
@@ -49,6 +56,8 @@ impl Limits {
         processes: 32 << 10,
         targets: 1 << 10,
         ring_bytes: 16 << 20,
+        stacks: 64 << 10,
+        threads: 64 << 10,
     };
 
     /// The largest array that kernels before 5.11 or so allocate as one value (KMALLOC_MAX_SIZE,
@@ -78,6 +87,8 @@ impl Limits {
             processes: self.processes.max(1),
             targets: self.targets.max(1),
             ring_bytes: self.ring_bytes.max(page).next_power_of_two(),
+            stacks: self.stacks.max(1),
+            threads: self.threads.max(1),
         }
     }
 }
@@ -114,6 +125,9 @@ pub const REMEMBERED_STACKS: usize = 1 << 15;
 /// Distinct stacks of a recording, counted as nodes of their tree: some 50 bytes each. A day of a busy
 /// machine stays below; what comes after is counted as cut.
 pub const MAX_STACK_NODES: usize = 4 << 20;
+
+/// Stacks whose values come later that are remembered, about 100 bytes each; beyond that all are shipped anew.
+pub const MAX_DEFINITIONS: usize = 1 << 18;
 
 /// How long unwind information stays in our own memory after a walk in user space. It maps the file, and
 /// its index takes about 16 bytes for each function.

@@ -22,7 +22,7 @@ pub use files::LiveFiles;
 use crate::generation::{Generation, code_mappings};
 use crate::lua::{LuaCounts, LuaFunctions, LuaProcess, MappedBuild};
 use crate::processes::{ProcessId, ProcessInfo};
-use crate::session::Recorded;
+use crate::recorded::{Measured, Recorded};
 use crate::stacks::{RawStackId, RawStacks};
 
 /// Threads of one process that are looked at: a walk takes some 50 microseconds.
@@ -189,7 +189,14 @@ impl LiveProcess {
             vms,
             more_vms,
             refused,
-            recorded: Recorded::new(stacks, files.all(), vec![info], functions.take()),
+            recorded: Recorded {
+                stacks,
+                files: files.all(),
+                processes: vec![info],
+                lua: functions.take(),
+                measured: Measured::default(),
+                unfinished: Vec::new(),
+            },
             process,
             took: start.elapsed(),
         })

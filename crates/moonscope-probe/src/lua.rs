@@ -17,7 +17,7 @@ pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds};
 pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
 pub use parents::{NoParents, ParentCounts};
 pub use process::{LuaProcess, MappedBuild};
-pub use processes::{LuaCounts, LuaProcesses};
+pub use processes::{LuaCounts, LuaNotes, LuaProcesses};
 pub use splice::{LuaView, splice};
 pub use vm::LuaVm;
 pub use words::{LuaWord, UserFrame, native_frames, user_frames};

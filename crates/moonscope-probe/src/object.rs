@@ -1,14 +1,15 @@
 //! The BPF object: settings in, programs verified, the first walker loop that this kernel takes.
 
 use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject, PrintLevel};
 use moonscope_unwind::abi;
 
 use crate::clock::possible_cpus;
+use crate::collector::{AnyCollector, Collector, Programs, is_program};
 use crate::error::ProbeError;
 use crate::limits::Limits;
 use crate::memlock;
@@ -75,6 +76,12 @@ impl Default for Settings {
     }
 }
 
+/// Programs that every recording needs (`bpf/lifecycle.bpf.h`).
+pub const LIFECYCLE: [&str; 3] = ["process_fork", "process_exec", "process_exit"];
+
+/// `SCRATCH_LEVELS` of `bpf/maps.h`: one for ticks, one for tracepoints; each takes 57 KiB.
+const SCRATCH_LEVELS: u32 = 2;
+
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {
     pub(crate) skel: MoonscopeSkel<'static>,
@@ -87,21 +94,30 @@ pub struct Object {
 
 impl Object {
     /// Loads the object with the first walker loop that the kernel takes.
-    pub fn load(settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
+    pub fn load(
+        settings: &Settings,
+        limits: &Limits,
+        collectors: &mut [AnyCollector],
+    ) -> Result<Self, ProbeError> {
         if let Some(only) = settings.force_loop {
-            return Self::load_with(only, settings, limits);
+            return Self::load_with(only, settings, limits, collectors);
         }
-        Self::load_with(WalkLoop::BpfLoop, settings, limits).or_else(|first| match first {
+        Self::load_with(WalkLoop::BpfLoop, settings, limits, collectors).or_else(|first| match first {
             // the other loop does not change what is missing
             ProbeError::NotPermitted { .. }
             | ProbeError::Memlock { .. }
             | ProbeError::NoBtf { .. }
             | ProbeError::LockedDown => Err(first),
-            _ => Self::load_with(WalkLoop::PlainLoop, settings, limits),
+            _ => Self::load_with(WalkLoop::PlainLoop, settings, limits, collectors),
         })
     }
 
-    fn load_with(walk_loop: WalkLoop, settings: &Settings, limits: &Limits) -> Result<Self, ProbeError> {
+    fn load_with(
+        walk_loop: WalkLoop,
+        settings: &Settings,
+        limits: &Limits,
+        collectors: &mut [AnyCollector],
+    ) -> Result<Self, ProbeError> {
         let cpus = possible_cpus()?;
         let messages = Messages::capture();
         let refused = |err: libbpf_rs::Error| match err.kind() {
@@ -130,12 +146,17 @@ impl Object {
         // the skeleton borrows this for as long as it lives, which is as long as the program records
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
         let mut open = MoonscopeSkelBuilder::default().open(storage).map_err(&refused)?;
-        let (other_tick, constants) = match walk_loop {
-            WalkLoop::BpfLoop => (&mut open.progs.cpu_tick_plain_loop, &mut open.maps.rodata_data),
-            WalkLoop::PlainLoop => (&mut open.progs.cpu_tick_bpf_loop, &mut open.maps.rodata_data),
-        };
-        other_tick.set_autoload(false);
-        let Some(constants) = constants.as_deref_mut() else {
+        // of the collectors only what is asked for
+        for mut program in open.open_object_mut().progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            let is_wanted = |wanted: &&str| is_program(&name, wanted, walk_loop);
+            let wanted = LIFECYCLE.iter().any(&is_wanted)
+                || collectors
+                    .iter()
+                    .any(|collector| collector.programs().iter().any(&is_wanted));
+            program.set_autoload(wanted);
+        }
+        let Some(constants) = open.maps.rodata_data.as_deref_mut() else {
             return Err(ProbeError::Load {
                 reason: "the object has no settings section".into(),
             });
@@ -154,6 +175,7 @@ impl Object {
         constants.ms_mappings_mask = limits.mappings as u64 - 1;
         let counters = cpus.next_power_of_two();
         constants.ms_cpus_mask = counters as u64 - 1;
+        constants.ms_hash_seed = [random(), random()];
 
         let maps = &mut open.maps;
         maps.bss_words
@@ -177,8 +199,24 @@ impl Object {
         maps.targets
             .set_max_entries(limits.targets as u32)
             .map_err(&refused)?;
-        maps.scratches.set_max_entries(cpus as u32).map_err(&refused)?;
+        maps.scratches
+            .set_max_entries(cpus as u32 * SCRATCH_LEVELS)
+            .map_err(&refused)?;
+        let stacks = if collectors.iter().any(|collector| collector.sums_up()) {
+            limits.stacks as u32
+        } else {
+            1
+        };
+        maps.shipped_stacks.set_max_entries(stacks).map_err(&refused)?;
+        maps.sums_even.set_max_entries(stacks).map_err(&refused)?;
+        maps.sums_odd.set_max_entries(stacks).map_err(&refused)?;
         maps.events.set_max_entries(limits.ring_bytes).map_err(&refused)?;
+
+        for (number, collector) in collectors.iter_mut().enumerate() {
+            collector
+                .configure(number as u32, &mut open, limits)
+                .map_err(&refused)?;
+        }
 
         let skel = open.load().map_err(&refused)?;
         Ok(Self {
@@ -191,42 +229,24 @@ impl Object {
 
     /// Attaches the programs that notice processes beginning, changing and ending.
     pub fn attach_lifecycle(&mut self) -> Result<(), ProbeError> {
-        let progs = &mut self.skel.progs;
-        for (program, name) in [
-            (&mut progs.process_fork, "process_fork"),
-            (&mut progs.process_exec, "process_exec"),
-            (&mut progs.process_exit, "process_exit"),
-        ] {
-            let link = program.attach().map_err(|source| ProbeError::Attach {
-                program: name,
-                source,
-            })?;
-            self.links.push(link);
+        let mut programs = Programs {
+            skel: &mut self.skel,
+            walk_loop: self.walk_loop,
+            links: &mut self.links,
+        };
+        for name in LIFECYCLE {
+            programs.attach(name)?;
         }
         Ok(())
     }
 
-    /// Attaches the sampling program to the events of a clock.
-    pub fn attach_clock(&mut self, events: &[impl AsRawFd]) -> Result<(), ProbeError> {
-        let (program, name) = match self.walk_loop {
-            WalkLoop::BpfLoop => (&mut self.skel.progs.cpu_tick_bpf_loop, "cpu_tick_bpf_loop"),
-            WalkLoop::PlainLoop => (&mut self.skel.progs.cpu_tick_plain_loop, "cpu_tick_plain_loop"),
-        };
-        for event in events {
-            // libbpf takes the event over and closes it with the link; the clock keeps its own
-            let own = rustix::io::fcntl_dupfd_cloexec(borrow(event), 3).map_err(|err| ProbeError::Io {
-                what: "cannot duplicate a file descriptor",
-                source: err.into(),
-            })?;
-            let link = program
-                .attach_perf_event(std::os::fd::IntoRawFd::into_raw_fd(own))
-                .map_err(|source| ProbeError::Attach {
-                    program: name,
-                    source,
-                })?;
-            self.links.push(link);
-        }
-        Ok(())
+    /// Attaches the programs of a collector.
+    pub fn attach(&mut self, collector: &mut dyn Collector) -> Result<(), ProbeError> {
+        collector.attach(&mut Programs {
+            skel: &mut self.skel,
+            walk_loop: self.walk_loop,
+            links: &mut self.links,
+        })
     }
 
     /// Detaches everything.
@@ -243,9 +263,9 @@ fn btf_problem() -> String {
     }
 }
 
-fn borrow(fd: &impl AsRawFd) -> std::os::fd::BorrowedFd<'_> {
-    // SAFETY: the caller's value owns the descriptor for as long as the borrow lives.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd.as_raw_fd()) }
+/// A number that no program can foresee.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 thread_local! {

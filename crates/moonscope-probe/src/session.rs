@@ -4,29 +4,33 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use moonscope_process::{Executable, Pid, Process, process};
+use moonscope_process::{Pid, Process, process};
 use moonscope_unwind::abi;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::clock::{Clock, ClockKind, online_cpus};
-use crate::drain::{Change, Drain, Received};
+use crate::clock::online_cpus;
+use crate::collector::{AnyCollector, Collector, Context, EventSettings, EventSpec, Unfinished, run_time};
+use crate::collectors;
+use crate::drain::{Change, Drain};
 use crate::error::ProbeError;
-use crate::executables::{ExecutableId, Executables, TableCounts};
+use crate::executables::Executables;
 use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
-use crate::lua::{LuaCounts, LuaFunction, LuaFunctionId, LuaProcesses, ParentCounts};
+use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
-use crate::processes::{ProcessCounts, ProcessId, ProcessInfo, Processes};
+use crate::processes::{Processes, monotonic_now};
 use crate::published::Published;
+use crate::recorded::{Measured, Recorded};
 use crate::shared_array::SharedArray;
-use crate::stacks::RawStacks;
-use crate::statistics::{RunTime, StatsSwitch};
+use crate::statistics::StatsSwitch;
+use crate::sums::Sums;
 use crate::tables::TableStore;
+use crate::totals::{EventTotals, Ticks, Totals};
+use crate::unfinished::{self, UnfinishedProcess};
 
 /// Whose samples are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +55,10 @@ pub enum Scope {
 pub struct Options {
     /// Whose samples.
     pub scope: Scope,
+    /// What is measured; none: time on a CPU.
+    pub events: Vec<EventSpec>,
+    /// Settings of these events.
+    pub settings: EventSettings,
     /// Ticks per second and CPU.
     pub hz: u64,
     /// User frames at most, up to `MS_MAX_DEPTH`.
@@ -75,50 +83,16 @@ pub struct Options {
     pub limits: Option<Limits>,
 }
 
-/// Ticks by what became of them in the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ticks {
-    /// All.
-    pub fired: u64,
-    /// The CPU was idle.
-    pub idle: u64,
-    /// The task was not wanted.
-    pub filtered: u64,
-    /// Shipped to user space.
-    pub sent: u64,
-    /// The ring buffer was full.
-    pub lost_ring: u64,
-    /// On a CPU that did not exist when recording began.
-    pub lost_cpu: u64,
-}
-
-/// What a recording says of itself at its end.
-#[derive(Clone, Debug)]
-pub struct Totals {
-    /// Ticks in the kernel.
-    pub ticks: Ticks,
-    /// Samples received.
-    pub received: Received,
-    /// Tables.
-    pub tables: TableCounts,
-    /// Bytes of tables in the kernel's reach.
-    pub table_bytes: usize,
-    /// Processes.
-    pub processes: ProcessCounts,
-    /// Records of new mappings that were lost: samples shortly after them may be cut.
-    pub mapping_records_lost: u64,
-    /// Lua.
-    pub lua: LuaCounts,
-    /// Time in our sampling program; zero without [`Options::measure_cost`].
-    pub run_time: RunTime,
-}
-
 /// A running recording.
 pub struct Session {
     // Order matters: the ring and its callback go before what they refer to.
     ring: RingBuffer<'static>,
     drain: Rc<RefCell<Drain>>,
-    clock: Clock,
+    collectors: Vec<AnyCollector>,
+    /// `None` if no event is summed up in the kernel.
+    sums: Option<Sums>,
+    has_wall: bool,
+    max_depth: u32,
     object: Object,
     targets: MapHandle,
     counters: SharedArray<abi::ms_counters>,
@@ -128,21 +102,29 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads and attaches everything and reads the mappings of the processes that are there; the clock
-    /// stands still until [`Session::start`].
+    /// Loads and attaches everything and reads the mappings of the processes that are there; nothing is
+    /// measured until [`Session::start`].
     pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
         let limits = options.limits.map_or_else(
             || Limits::new(matches!(options.scope, Scope::All)),
             Limits::possible,
         );
-        // The rate may be refused, and that needs no loaded object.
         let cpus = online_cpus()?;
-        let clock = Clock::open(options.hz, &cpus)?;
+        let mut collectors = collectors_of(options)?;
+        let context = Context {
+            hz: options.hz,
+            cpus: &cpus,
+            limits: &limits,
+            settings: &options.settings,
+        };
+        for collector in &mut collectors {
+            collector.prepare(&context)?;
+        }
         let watch = MmapWatch::start(&cpus).map_err(|source| ProbeError::Io {
             what: "cannot watch for new mappings",
             source,
         })?;
-        let mut object = Object::load(&settings(options), &limits)?;
+        let mut object = Object::load(&settings(options), &limits, &mut collectors)?;
         let handle = |map: &libbpf_rs::MapMut<'_>, name| {
             MapHandle::try_from(map).map_err(|err| ProbeError::Map {
                 map: name,
@@ -155,6 +137,15 @@ impl Session {
         let processes = Processes::new(Published::new(processes, all, &limits)?);
         let counters = SharedArray::of_section(all, ".bss.counters")?;
         let maps = &object.skel.maps;
+        let sums = if collectors.iter().any(|collector| collector.sums_up()) {
+            let pair = [
+                handle(&maps.sums_even, "sums_even")?,
+                handle(&maps.sums_odd, "sums_odd")?,
+            ];
+            Some(Sums::new(all, pair)?)
+        } else {
+            None
+        };
         let executables = Executables::new().map_err(|source| ProbeError::Io {
             what: "cannot start the thread that builds tables",
             source,
@@ -188,7 +179,10 @@ impl Session {
         let mut session = Self {
             ring,
             drain,
-            clock,
+            collectors,
+            sums,
+            max_depth: options.max_depth,
+            has_wall: options.events.iter().any(|event| event.name == collectors::WALL),
             object,
             targets,
             counters,
@@ -199,7 +193,9 @@ impl Session {
         session.add_first_targets(&options.scope)?;
         session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
         session.drain.borrow_mut().look_for_lua();
-        session.object.attach_clock(session.clock.events())?;
+        for collector in &mut session.collectors {
+            session.object.attach(collector.as_mut())?;
+        }
         Ok(session)
     }
 
@@ -216,16 +212,19 @@ impl Session {
         }
     }
 
-    /// Starts the ticks.
-    pub fn start(&self) -> Result<(), ProbeError> {
-        self.clock.start()
+    /// Starts to measure.
+    pub fn start(&mut self) -> Result<(), ProbeError> {
+        self.collectors
+            .iter_mut()
+            .try_for_each(|collector| collector.start(&mut self.object.skel))
     }
 
     /// Samples this process too from now on. That it cannot be read, or ended, is no failure: its
     /// samples will say so.
     pub fn add_target(&mut self, pid: Pid) -> Result<(), ProbeError> {
+        let since = monotonic_now();
         self.targets
-            .update(&pid.to_ne_bytes(), &1u32.to_ne_bytes(), MapFlags::ANY)
+            .update(&pid.to_ne_bytes(), &since.to_ne_bytes(), MapFlags::ANY)
             .map_err(|err| ProbeError::Map {
                 map: "targets",
                 source: std::io::Error::other(err),
@@ -269,6 +268,11 @@ impl Session {
         })?;
         let mut drain = self.drain.borrow_mut();
         drain.settle();
+        if let Some(sums) = &mut self.sums
+            && drain.take_sums(&sums.take_turn()?)
+        {
+            sums.forget_stacks();
+        }
         let changes = std::mem::take(&mut drain.changes);
         for change in &changes {
             match change {
@@ -289,9 +293,12 @@ impl Session {
         self.live.len()
     }
 
-    /// What makes the ticks.
-    pub fn clock(&self) -> ClockKind {
-        self.clock.kind()
+    /// How each event is measured.
+    pub fn how(&self) -> Vec<(&'static str, String)> {
+        let collectors = self.collectors.iter();
+        collectors
+            .map(|collector| (collector.name(), collector.how()))
+            .collect()
     }
 
     /// Which loop walks.
@@ -299,21 +306,23 @@ impl Session {
         self.object.walk_loop
     }
 
-    /// Ticks so far.
+    /// What became of everything so far.
     pub fn ticks(&self) -> Ticks {
-        let count = |which: u32| {
-            (0..self.object.cpus)
-                .filter_map(|cpu| Some(self.counters.read(cpu)?.count[which as usize]))
-                .sum()
-        };
-        Ticks {
-            fired: count(abi::MS_COUNT_FIRED),
-            idle: count(abi::MS_COUNT_IDLE),
-            filtered: count(abi::MS_COUNT_FILTERED),
-            sent: count(abi::MS_COUNT_SENT),
-            lost_ring: count(abi::MS_COUNT_LOST_RING),
-            lost_cpu: count(abi::MS_COUNT_LOST_CPU),
+        let mut all = Ticks::default();
+        for event in 0..self.collectors.len() {
+            all += Ticks::read(&self.counters, self.object.cpus, event);
         }
+        all
+    }
+
+    fn event_totals(&self) -> Vec<EventTotals> {
+        let totals = |(event, collector): (usize, &AnyCollector)| EventTotals {
+            name: collector.name(),
+            how: collector.how(),
+            ticks: Ticks::read(&self.counters, self.object.cpus, event),
+            run_time: run_time(collector.as_ref(), &self.object.skel, self.object.walk_loop),
+        };
+        self.collectors.iter().enumerate().map(totals).collect()
     }
 
     /// Samples received so far, and processes known now.
@@ -322,17 +331,54 @@ impl Session {
         (drain.received.samples(), drain.processes.len())
     }
 
-    /// Ends the ticks, receives the rest and gives everything out.
+    /// What lasts in threads that wait, by process; and how many processes there was no time to look at.
+    fn unfinished(&mut self) -> (Vec<UnfinishedProcess>, u64) {
+        let skel = &mut self.object.skel;
+        let lasting: Vec<_> = self
+            .collectors
+            .iter_mut()
+            .map(|collector| collector.unfinished(skel))
+            .collect();
+        let lasting: Vec<(u16, &dyn Collector, Unfinished)> = lasting
+            .into_iter()
+            .enumerate()
+            .filter_map(|(event, lasting)| Some((event as u16, self.collectors[event].as_ref(), lasting?)))
+            .collect();
+        if lasting.is_empty() {
+            return (Vec::new(), 0);
+        }
+        let known: BTreeSet<Pid> = self.drain.borrow().processes.pids().into_iter().collect();
+        unfinished::look(&known, &lasting, self.max_depth)
+    }
+
+    /// Measures no more, receives the rest and gives everything out.
     pub fn finish(mut self) -> Result<(Totals, Recorded), ProbeError> {
-        self.clock.stop()?;
+        for collector in &mut self.collectors {
+            collector.stop(&mut self.object.skel)?;
+        }
+        let (unfinished, not_looked_at) = self.unfinished();
         self.receive()?;
-        let ticks = self.ticks();
-        let run_time = self.object.run_time();
+        let mut events = self.event_totals();
         self.object.detach();
         // events that came between
         self.receive()?;
         let mut drain = self.drain.borrow_mut();
+        if let Some(sums) = &mut self.sums {
+            drain.take_sums(&sums.finish()?);
+        }
+        drain.received.not_looked_at = not_looked_at;
+        for process in &unfinished {
+            for &(thread, what, _) in &process.threads {
+                drain.received.count(process.live.threads[thread].stack.cut, 1);
+                let ticks = &mut events[usize::from(what.event)].ticks;
+                ticks.fired += 1;
+                ticks.summed += 1;
+            }
+        }
+        let mut ticks = Ticks::default();
+        events.iter().for_each(|event| ticks += event.ticks);
         let totals = Totals {
+            events,
             ticks,
             received: drain.received.clone(),
             tables: drain.executables.counts,
@@ -340,56 +386,16 @@ impl Session {
             processes: drain.processes.counts,
             mapping_records_lost: drain.watch.lost,
             lua: drain.lua_counts(),
-            run_time,
         };
         let recorded = Recorded {
             stacks: std::mem::take(&mut drain.stacks),
             files: drain.executables.files().cloned().collect(),
             processes: drain.processes.infos().to_vec(),
             lua: drain.lua.functions.take(),
+            measured: Measured::new(std::mem::take(&mut self.collectors), self.has_wall),
+            unfinished,
         };
         Ok((totals, recorded))
-    }
-}
-
-/// What was recorded: raw stacks, and what they refer to.
-pub struct Recorded {
-    /// Stacks and counts.
-    pub stacks: RawStacks,
-    files: Vec<Arc<Executable>>,
-    processes: Vec<ProcessInfo>,
-    lua: Vec<LuaFunction>,
-}
-
-impl Recorded {
-    /// Stacks, and what their frames refer to: each list by the ids of its items.
-    pub(crate) fn new(
-        stacks: RawStacks,
-        files: Vec<Arc<Executable>>,
-        processes: Vec<ProcessInfo>,
-        lua: Vec<LuaFunction>,
-    ) -> Self {
-        Self {
-            stacks,
-            files,
-            processes,
-            lua,
-        }
-    }
-
-    /// A Lua function of a frame.
-    pub fn lua_function(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
-        self.lua.get(id.0 as usize)
-    }
-
-    /// The file of a frame.
-    pub fn file(&self, id: ExecutableId) -> Option<&Arc<Executable>> {
-        self.files.get(id.0 as usize)
-    }
-
-    /// The process of a sample or frame.
-    pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
-        self.processes.get(id.0 as usize)
     }
 }
 
@@ -418,6 +424,14 @@ fn has_ended(pid: Pid) -> bool {
     match Process::find(pid) {
         Ok(process) => process.is_zombie && process::threads(pid).is_ok_and(|threads| threads.len() <= 1),
         Err(err) => err.is_gone(),
+    }
+}
+
+fn collectors_of(options: &Options) -> Result<Vec<AnyCollector>, ProbeError> {
+    if options.events.is_empty() {
+        collectors::create(&[EventSpec::parse("cpu")])
+    } else {
+        collectors::create(&options.events)
     }
 }
 

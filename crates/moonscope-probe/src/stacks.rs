@@ -16,6 +16,8 @@ use crate::processes::ProcessId;
 pub enum RawFrame {
     /// An address in the kernel; of a caller already one byte back, inside its call instruction.
     Kernel(u64),
+    /// The same, of the innermost frames of a stack that a tracepoint took: perhaps of the tracepoint itself.
+    KernelTracing(u64),
     /// Code of a file, at its own virtual address (what addr2line wants); of a caller one byte back.
     File {
         /// The file.
@@ -127,6 +129,15 @@ impl LuaState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RawStackId(pub u32);
 
+/// What was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct What {
+    /// The number of the event in the recording.
+    pub event: u16,
+    /// What the event says besides values.
+    pub tag: u32,
+}
+
 /// Where a sample was taken, apart from its stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Thread {
@@ -153,7 +164,7 @@ pub struct RawStacks {
     /// Parent and frame of each node.
     nodes: Vec<(Option<RawStackId>, u32)>,
     node_ids: FxHashMap<(Option<RawStackId>, u32), RawStackId>,
-    counts: FxHashMap<(RawStackId, Thread), u64>,
+    counts: FxHashMap<(RawStackId, Thread, What), abi::ms_sum>,
 }
 
 impl RawStacks {
@@ -198,9 +209,13 @@ impl RawStacks {
         id
     }
 
-    /// Counts a sample.
-    pub fn add(&mut self, stack: RawStackId, thread: Thread) {
-        *self.counts.entry((stack, thread)).or_default() += 1;
+    /// Adds what was measured.
+    pub fn add(&mut self, stack: RawStackId, thread: Thread, what: What, sum: &abi::ms_sum) {
+        let old = self.counts.entry((stack, thread, what)).or_default();
+        old.count = old.count.saturating_add(sum.count);
+        for (old, more) in old.value.iter_mut().zip(sum.value) {
+            *old = old.saturating_add(more);
+        }
     }
 
     /// All distinct frames.
@@ -213,11 +228,17 @@ impl RawStacks {
         &self.nodes
     }
 
-    /// Stacks, threads and counts, in no particular order.
-    pub fn counts(&self) -> impl Iterator<Item = (RawStackId, &Thread, u64)> {
+    /// Stacks, threads, what was measured and how much, in no particular order.
+    pub fn sums(&self) -> impl Iterator<Item = (RawStackId, &Thread, What, &abi::ms_sum)> {
         self.counts
             .iter()
-            .map(|((stack, thread), &count)| (*stack, thread, count))
+            .map(|((stack, thread, what), sum)| (*stack, thread, *what, sum))
+    }
+
+    /// Stacks, threads and how often, in no particular order.
+    pub fn counts(&self) -> impl Iterator<Item = (RawStackId, &Thread, u64)> {
+        self.sums()
+            .map(|(stack, thread, _, sum)| (stack, thread, sum.count))
     }
 
     /// How many distinct stacks were counted.

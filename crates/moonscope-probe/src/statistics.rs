@@ -2,8 +2,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use libbpf_rs::skel::Skel;
 use libbpf_rs::{ProgramMut, libbpf_sys};
 
+use crate::collectors;
 use crate::error::ProbeError;
 use crate::limits::Limits;
 use crate::object::{Object, Settings, WalkLoop};
@@ -11,9 +13,9 @@ use crate::object::{Object, Settings, WalkLoop};
 /// Time spent in our programs, from the kernel's own statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunTime {
-    /// Nanoseconds in the sampling program.
+    /// Nanoseconds in the programs.
     pub nanoseconds: u64,
-    /// How often it ran.
+    /// How often they ran.
     pub runs: u64,
 }
 
@@ -28,43 +30,21 @@ pub struct VerifierCost {
     pub instructions: u32,
 }
 
-impl Object {
-    /// Run-time statistics of the sampling program; zero unless something switched them on
-    /// (`sysctl kernel.bpf_stats_enabled`, or [`StatsSwitch`]).
-    pub fn run_time(&self) -> RunTime {
-        let info = program_info(match self.walk_loop {
-            WalkLoop::BpfLoop => &self.skel.progs.cpu_tick_bpf_loop,
-            WalkLoop::PlainLoop => &self.skel.progs.cpu_tick_plain_loop,
-        });
-        info.map_or_else(RunTime::default, |info| RunTime {
-            nanoseconds: info.run_time_ns,
-            runs: info.run_cnt,
-        })
-    }
-}
-
 /// Loads the programs and says what it took to verify each, with one walker loop.
 pub fn verifier_costs(walk_loop: WalkLoop) -> Result<Vec<VerifierCost>, ProbeError> {
     let settings = Settings {
         force_loop: Some(walk_loop),
         ..Settings::default()
     };
-    let object = Object::load(&settings, &Limits::new(false))?;
-    let progs = &object.skel.progs;
-    let tick = match walk_loop {
-        WalkLoop::BpfLoop => &progs.cpu_tick_bpf_loop,
-        WalkLoop::PlainLoop => &progs.cpu_tick_plain_loop,
-    };
-    let programs = [
-        tick,
-        &progs.process_fork,
-        &progs.process_exec,
-        &progs.process_exit,
-    ];
-    Ok(programs
-        .into_iter()
+    let mut collectors = collectors::create(&collectors::all())?;
+    let object = Object::load(&settings, &Limits::new(false), &mut collectors)?;
+    Ok(object
+        .skel
+        .object()
+        .progs_mut()
+        .filter(|program| program.autoload())
         .filter_map(|program| {
-            let info = program_info(program)?;
+            let info = program_info(&program)?;
             Some(VerifierCost {
                 program: program.name().to_string_lossy().into_owned(),
                 verified: info.verified_insns,
@@ -74,7 +54,7 @@ pub fn verifier_costs(walk_loop: WalkLoop) -> Result<Vec<VerifierCost>, ProbeErr
         .collect())
 }
 
-fn program_info(program: &ProgramMut<'_>) -> Option<libbpf_sys::bpf_prog_info> {
+pub(crate) fn program_info(program: &ProgramMut<'_>) -> Option<libbpf_sys::bpf_prog_info> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut len = size_of_val(&info) as u32;
     let fd = program.as_fd().as_raw_fd();

@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Program, program, root, tool};
-use moonscope_probe::{Options, Scope, Session};
+use moonscope_probe::{EventSettings, Options, Scope, Session};
 
 const RULES: u32 = 70_000;
 
@@ -67,6 +67,8 @@ fn root_a_file_with_too_many_rules_is_walked_in_user_space_and_no_other_is() {
     let beside = Program::start(&shares, &["600"]);
     let options = Options {
         scope: Scope::Processes([crowded.pid(), beside.pid()].into()),
+        events: Vec::new(),
+        settings: EventSettings::default(),
         hz: 499,
         max_depth: 127,
         kernel_stacks: false,

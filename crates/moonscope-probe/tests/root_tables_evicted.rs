@@ -14,7 +14,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Program, program, root, tool};
-use moonscope_probe::{Limits, Options, RawFrame, RawStackId, Recorded, Scope, Session, Totals};
+use moonscope_probe::{
+    EventSettings, Limits, Options, RawFrame, RawStackId, Recorded, Scope, Session, Totals,
+};
 
 /// Room for all that these tests do.
 const AMPLE: Limits = Limits {
@@ -24,6 +26,8 @@ const AMPLE: Limits = Limits {
     processes: 1 << 10,
     targets: 1 << 10,
     ring_bytes: 32 << 20,
+    stacks: 1,
+    threads: 1,
 };
 
 /// Programs without a library, each with its own C library inside: a few thousand words of table each.
@@ -32,6 +36,8 @@ const STATIC: [&str; 4] = ["shares-static", "chain-static", "deep-static", "chai
 fn options(limits: Limits) -> Options {
     Options {
         scope: Scope::Processes([].into()),
+        events: Vec::new(),
+        settings: EventSettings::default(),
         hz: 997,
         max_depth: 1024,
         kernel_stacks: false,
@@ -53,7 +59,7 @@ struct Watched {
 
 impl Watched {
     fn start(limits: Limits) -> Self {
-        let session = Session::prepare(&options(limits)).unwrap();
+        let mut session = Session::prepare(&options(limits)).unwrap();
         session.start().unwrap();
         Self { session }
     }

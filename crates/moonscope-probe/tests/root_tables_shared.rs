@@ -12,11 +12,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Program, program, repository, root, skip};
-use moonscope_probe::{Options, Scope, Session, Totals};
+use moonscope_probe::{EventSettings, Options, Scope, Session, Totals};
 
 fn record(pids: &BTreeSet<u32>, samples_of_each: u64) -> (Totals, Vec<u64>) {
     let options = Options {
         scope: Scope::Processes(pids.clone()),
+        events: Vec::new(),
+        settings: EventSettings::default(),
         hz: 499,
         max_depth: 127,
         kernel_stacks: false,

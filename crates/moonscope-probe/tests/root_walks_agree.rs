@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::load::Nginx;
 use common::{Program, program, root, tool};
-use moonscope_probe::{Comparison, Options, Scope, Session, WalkLoop};
+use moonscope_probe::{Comparison, EventSettings, Options, Scope, Session, WalkLoop};
 
 /// Samples that are compared of each program.
 const ENOUGH: u64 = 300;
@@ -26,6 +26,8 @@ const BAR: f64 = 0.995;
 fn compare(pids: impl IntoIterator<Item = u32>, walk_loop: WalkLoop) -> Comparison {
     let options = Options {
         scope: Scope::Processes(pids.into_iter().collect::<BTreeSet<u32>>()),
+        events: Vec::new(),
+        settings: EventSettings::default(),
         hz: 499,
         max_depth: 1024,
         kernel_stacks: true,

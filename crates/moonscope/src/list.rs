@@ -52,17 +52,11 @@ const TARGETS: [(&str, &str); 8] = [
     ),
 ];
 
-/// (name, what one sample means)
-const EVENTS: [(&str, &str); 1] = [(
-    "cpu",
-    "time on a processor: hardware cycles where there is a counter, else the cpu clock",
-)];
-
 /// Prints the table.
 pub fn run(args: ListArgs) -> Result<Code, Failure> {
     let rows = match args.what {
         What::Targets => rows(["TARGET", "WHAT IT PICKS"], &TARGETS),
-        What::Events => rows(["EVENT", "WHAT IS SAMPLED"], &EVENTS),
+        What::Events => rows(["EVENT", "WHAT IS MEASURED"], &events()),
         What::Formats => formats(),
     };
     match print(&rows) {
@@ -83,6 +77,11 @@ fn rows(head: [&str; 2], items: &[(&str, &str)]) -> Vec<Vec<String>> {
     std::iter::once(head.map(str::to_owned).to_vec())
         .chain(items)
         .collect()
+}
+
+fn events() -> Vec<(&'static str, &'static str)> {
+    let all = moonscope_probe::collectors::ALL.iter();
+    all.map(|event| (event.name, event.what)).collect()
 }
 
 fn formats() -> Vec<Vec<String>> {

@@ -2,6 +2,7 @@
 
 mod command;
 mod duration;
+mod events;
 mod progress;
 mod report;
 mod rescue;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use moonscope_probe::{Change, Options, ProbeError, Session, WalkLoop};
+use moonscope_probe::{Change, EventSpec, Options, ProbeError, Session, WalkLoop};
 use moonscope_profile::{Grouping, PluginPaths, Profile, Summary, WriteOptions};
 use moonscope_symbols::{SymbolOptions, Symbolizer};
 use moonscope_unwind::abi;
@@ -50,7 +51,14 @@ pub struct RecordArgs {
 
     /// What to measure; `moonscope list events` shows what there is
     #[arg(short, long, value_name = "EVENT", default_value = "cpu")]
-    event: Vec<Event>,
+    event: Vec<String>,
+
+    #[command(flatten)]
+    events: events::EventArgs,
+
+    /// The value that graphs and tables show, such as `cpu` or `offcpu` [default: the first that is not a count]
+    #[arg(long, value_name = "NAME", help_heading = "What graphs show")]
+    value: Option<String>,
 
     /// Samples per second and CPU
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -135,13 +143,6 @@ struct StackArgs {
     walk_loop: Option<LoopArg>,
 }
 
-/// Events that can be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Event {
-    /// Time on a CPU
-    Cpu,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum LoopArg {
     BpfLoop,
@@ -164,6 +165,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         group: Grouping::by(&args.by),
         plugins: PluginPaths::new(&args.plugin_path),
         lines: args.stacks.lines,
+        value: args.value.clone(),
         ..WriteOptions::default()
     };
     let target = args.target.resolve()?;
@@ -177,7 +179,6 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     // not before the command was made, which shall have the limits of whoever typed it
     raise_file_limit();
     let mut session = Session::prepare(&options(&args, &target, command.as_ref())).map_err(probe_failure)?;
-    let clock = session.clock();
     let walk_loop = session.walk_loop();
     let began = SystemTime::now();
     let start = Instant::now();
@@ -191,7 +192,6 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
 
     let recording = report::Recording {
         target: target.what.clone(),
-        clock,
         walk_loop,
         hz: args.frequency,
         began: began.duration_since(UNIX_EPOCH).unwrap_or_default(),
@@ -272,6 +272,8 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
     let has_rules = matches!(&target.scope, Scope::Processes { rules, .. } if !rules.is_empty());
     Options {
         scope,
+        events: args.event.iter().map(|event| EventSpec::parse(event)).collect(),
+        settings: args.events.settings(),
         hz: args.frequency,
         max_depth: args.stacks.max_depth,
         kernel_stacks: !args.stacks.no_kernel,
@@ -367,7 +369,7 @@ fn watch(
 
 fn probe_failure(err: ProbeError) -> Failure {
     let code = match &err {
-        ProbeError::Rate { .. } => Code::Usage,
+        ProbeError::Rate { .. } | ProbeError::UnknownEvent { .. } => Code::Usage,
         err if err.is_missing_feature() => Code::NotPermitted,
         _ => Code::Failed,
     };

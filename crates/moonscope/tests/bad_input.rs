@@ -203,7 +203,7 @@ fn times_and_rates_that_make_no_sense_are_refused() {
         (["-F", "many"], "many"),
         (["--max-depth", "0"], "0"),
         (["--max-depth", "99999"], "1..=1024"),
-        (["-e", "nonsense"], "possible values"),
+        (["-e", "nonsense"], "there are cpu, offcpu"),
         (["-p", "nobody"], "nobody"),
         (["--no-such-option", "x"], "--no-such-option"),
     ] {

@@ -36,16 +36,17 @@ pub struct ParentCounts {
 }
 
 impl ParentCounts {
-    /// Counts the coroutines of a sample.
-    pub fn add(&mut self, frames: &[UserFrame]) {
+    /// Those of one stack.
+    pub fn of(frames: &[UserFrame]) -> Self {
+        let mut counts = Self::default();
         for frame in frames {
             let &UserFrame::Lua(LuaWord::LastParent { found, why }) = frame else {
                 continue;
             };
-            self.found += u64::from(found > 0);
+            counts.found += u64::from(found > 0);
             let failed = match why {
                 abi::MS_PARENT_NONE => {
-                    self.without += u64::from(found == 0);
+                    counts.without += u64::from(found == 0);
                     continue;
                 }
                 abi::MS_PARENT_NO_CONTEXT => NoParents::NoContext,
@@ -53,7 +54,17 @@ impl ParentCounts {
                 abi::MS_PARENT_TOO_DEEP => NoParents::TooDeep,
                 _ => NoParents::Unproven,
             };
-            *self.failed.entry(failed).or_default() += 1;
+            *counts.failed.entry(failed).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Adds those of so many samples of one stack.
+    pub fn add(&mut self, of_stack: &Self, samples: u64) {
+        self.found += of_stack.found * samples;
+        self.without += of_stack.without * samples;
+        for (why, count) in &of_stack.failed {
+            *self.failed.entry(*why).or_default() += count * samples;
         }
     }
 }
@@ -65,13 +76,14 @@ mod tests {
     #[test]
     fn each_coroutine_counts_as_found_or_without_and_what_ends_a_chain_is_told() {
         let last = |found, why| UserFrame::Lua(LuaWord::LastParent { found, why });
-        let mut counts = ParentCounts::default();
-        counts.add(&[
+        let of_stack = ParentCounts::of(&[
             last(2, abi::MS_PARENT_NONE),
             last(0, abi::MS_PARENT_NONE),
             last(1, abi::MS_PARENT_RUNS),
             last(0, abi::MS_PARENT_NO_CONTEXT),
         ]);
+        let mut counts = ParentCounts::default();
+        counts.add(&of_stack, 1);
         assert_eq!((counts.found, counts.without), (2, 1));
         let failed: Vec<_> = counts.failed.into_iter().collect();
         assert_eq!(failed, [(NoParents::NoContext, 1), (NoParents::Running, 1)]);

@@ -37,18 +37,37 @@ pub struct LuaCounts {
     pub parents: Option<ParentCounts>,
 }
 
-impl LuaCounts {
-    /// Counts a sample with Lua in it.
-    pub fn add_sample(&mut self, frames: &[UserFrame]) {
+/// What is counted of the Lua frames of a stack.
+#[derive(Clone, Debug, Default)]
+pub struct LuaNotes {
+    has_gap: bool,
+    is_guessed: bool,
+    parents: ParentCounts,
+}
+
+impl LuaNotes {
+    /// Of a sample with Lua in it.
+    pub fn of(frames: &[UserFrame]) -> Self {
         let has = |flag: u64| {
             let is_so = |frame: &UserFrame| matches!(frame, UserFrame::Lua(LuaWord::Segment { flags, .. }) if flags & flag != 0);
-            u64::from(frames.iter().any(is_so))
+            frames.iter().any(is_so)
         };
-        self.samples += 1;
-        self.gaps += has(abi::MS_SEGMENT_GAP);
-        self.guessed += has(abi::MS_SEGMENT_GUESSED);
+        Self {
+            has_gap: has(abi::MS_SEGMENT_GAP),
+            is_guessed: has(abi::MS_SEGMENT_GUESSED),
+            parents: ParentCounts::of(frames),
+        }
+    }
+}
+
+impl LuaCounts {
+    /// Counts samples of one stack with Lua in it.
+    pub fn add_samples(&mut self, notes: &LuaNotes, samples: u64) {
+        self.samples += samples;
+        self.gaps += u64::from(notes.has_gap) * samples;
+        self.guessed += u64::from(notes.is_guessed) * samples;
         if let Some(parents) = &mut self.parents {
-            parents.add(frames);
+            parents.add(&notes.parents, samples);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Progress {
         self.bar.set_message(format!(
             "{:.1}{limit} s  {samples} samples  {} lost  {processes} process{}  (Ctrl-C ends and writes)",
             elapsed.as_secs_f64(),
-            ticks.lost_ring + ticks.lost_cpu,
+            ticks.lost(),
             if processes == 1 { "" } else { "es" },
         ));
         self.bar.tick();

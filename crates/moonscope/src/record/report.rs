@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moonscope_probe::{ClockKind, LuaCounts, Totals, WalkLoop};
+use moonscope_probe::{EventTotals, LuaCounts, Totals, WalkLoop};
 use moonscope_profile::{Accounting, Meta, Profile, Summary, ValueType};
 
 use super::EndedBy;
@@ -14,8 +14,6 @@ use crate::output::Written;
 pub struct Recording {
     /// What was recorded, in words.
     pub target: String,
-    /// What made the ticks.
-    pub clock: ClockKind,
     /// Who walked the stacks.
     pub walk_loop: WalkLoop,
     /// Ticks per second and CPU that were asked for.
@@ -36,9 +34,20 @@ pub struct Recording {
 const TOLERATED_LOSS: f64 = 0.01;
 
 impl Recording {
-    /// Nanoseconds between two ticks.
-    pub fn period(&self) -> i64 {
+    /// Nanoseconds between two ticks of a CPU.
+    fn period(&self) -> i64 {
         1_000_000_000 / self.hz.max(1).cast_signed()
+    }
+
+    /// Whether a clock ticked.
+    fn has_clock(&self) -> bool {
+        self.totals.events.iter().any(|event| event.name == "cpu")
+    }
+
+    /// What was measured and how: `cpu at 99 Hz by cpu-clock`.
+    fn events(&self) -> String {
+        let events: Vec<String> = self.totals.events.iter().map(phrase).collect();
+        events.join("; ")
     }
 
     fn accounting(&self) -> Accounting {
@@ -48,6 +57,9 @@ impl Recording {
         for (place, count) in [
             ("ring buffer full", ticks.lost_ring),
             ("CPU added later", ticks.lost_cpu),
+            ("CPU busy with another stack", ticks.lost_busy),
+            ("map full", ticks.lost_map),
+            ("stack not received", received.without_stack.iter().sum()),
             ("malformed record", received.malformed),
         ] {
             if count > 0 {
@@ -57,7 +69,7 @@ impl Recording {
         Accounting {
             fired: ticks.fired,
             idle: ticks.idle,
-            filtered: ticks.filtered,
+            filtered: ticks.filtered + ticks.unwanted,
             complete: received.complete,
             truncated: received
                 .truncated
@@ -74,9 +86,9 @@ impl Recording {
         profile.meta = Meta {
             start: u64::try_from(self.began.as_nanos()).ok(),
             duration: u64::try_from(self.recorded.as_nanos()).ok(),
-            period: Some((ValueType::cpu(), self.period())),
-            event: self.clock.name().to_owned(),
-            frequency_hz: Some(self.hz),
+            period: self.has_clock().then(|| (ValueType::cpu(), self.period())),
+            event: self.events(),
+            frequency_hz: self.has_clock().then_some(self.hz),
             target: self.target.clone(),
             host: uname.nodename().to_string_lossy().into_owned(),
             kernel: uname.release().to_string_lossy().into_owned(),
@@ -100,9 +112,8 @@ impl Recording {
         let failure = Failure::new(Code::NoSamples, what);
         if ticks.fired == 0 {
             return failure.with_remedy(format!(
-                "the sampling clock ({}) never ticked: the time was too short for {} Hz",
-                self.clock.name(),
-                self.hz
+                "nothing happened ({}): was the time too short?",
+                self.events()
             ));
         }
         if ticks.lost_ring > 0 {
@@ -110,6 +121,9 @@ impl Recording {
                 "{} samples were lost: the ring buffer was full",
                 ticks.lost_ring
             ));
+        }
+        if !self.has_clock() {
+            return failure.with_remedy(format!("{} events were not what was asked for", ticks.unwanted));
         }
         failure.with_remedy(format!(
             "no tick found it on a CPU: of {} ticks, {} found an idle CPU and {} another task\n\
@@ -147,7 +161,7 @@ impl Recording {
             .collect();
         let processes = pids.len();
         let mut lines = vec![format!(
-            "recorded {} for {:.1} s{}: {} samples of {processes} process{} at {} Hz by {}",
+            "recorded {} for {:.1} s{}: {} samples of {processes} process{}, {}",
             self.target,
             self.recorded.as_secs_f64(),
             match &self.ended_by {
@@ -157,8 +171,7 @@ impl Recording {
             },
             received.samples(),
             if processes == 1 { "" } else { "es" },
-            self.hz,
-            self.clock.name(),
+            self.events(),
         )];
         lines.push(format!(
             "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {} unwind tables, {:.1} MiB",
@@ -169,14 +182,9 @@ impl Recording {
             self.totals.table_bytes as f64 / f64::from(1 << 20),
         ));
         lines.extend(lua_lines(&self.totals.lua, profile));
-        let run_time = self.totals.run_time;
-        if run_time.runs > 0 {
-            lines.push(format!(
-                "cost: {:.2} µs per kept sample in the kernel ({} runs, {:.2} µs each)",
-                run_time.nanoseconds as f64 / 1000.0 / self.totals.ticks.sent.max(1) as f64,
-                run_time.runs,
-                run_time.nanoseconds as f64 / 1000.0 / run_time.runs as f64,
-            ));
+        lines.extend(self.totals.events.iter().filter_map(cost));
+        if self.totals.events.len() > 1 {
+            lines.extend(self.totals.events.iter().map(became));
         }
         lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
@@ -217,12 +225,48 @@ impl Recording {
                 "mapping lists found no room: their samples were walked from stack copies",
             ),
             (processes.files_not_opened, "mapped files could not be opened"),
+            (
+                self.totals.received.not_looked_at,
+                "processes were not looked at when the recording ended: what lasted in their threads is missing",
+            ),
         ]
         .into_iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect()
     }
+}
+
+fn phrase(event: &EventTotals) -> String {
+    format!("{} {}", event.name, event.how)
+}
+
+/// What the programs of an event took, if that was measured.
+fn cost(event: &EventTotals) -> Option<String> {
+    let run_time = event.run_time;
+    (run_time.runs > 0).then(|| {
+        format!(
+            "cost of {}: {:.2} µs per kept sample in the kernel ({} runs, {:.2} µs each)",
+            event.name,
+            run_time.nanoseconds as f64 / 1000.0 / event.ticks.kept().max(1) as f64,
+            run_time.runs,
+            run_time.nanoseconds as f64 / 1000.0 / run_time.runs as f64,
+        )
+    })
+}
+
+/// What became of one of several events.
+fn became(event: &EventTotals) -> String {
+    let ticks = &event.ticks;
+    format!(
+        "{}: {} = {} idle + {} filtered + {} kept + {} lost",
+        event.name,
+        ticks.fired,
+        ticks.idle,
+        ticks.filtered + ticks.unwanted,
+        ticks.kept(),
+        ticks.lost()
+    )
 }
 
 /// What was found of Lua, and what is missing.

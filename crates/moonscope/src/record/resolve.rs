@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moonscope_probe::{ExecutableId, LuaCode, LuaFunction, RawFrame, RawStackId, Recorded};
+use moonscope_probe::{
+    ExecutableId, LuaCode, LuaFunction, RawFrame, RawStackId, Recorded, UnfinishedProcess,
+};
 use moonscope_process::Executable;
 use moonscope_profile::{
     Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
@@ -30,10 +32,15 @@ impl From<Vec<FrameId>> for Named {
 
 /// The profile of a finished recording.
 pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Recording) -> Profile {
-    let mut profile = Profile::new(vec![ValueType::samples(), ValueType::cpu()]);
+    let columns = recorded.measured().columns().iter();
+    let mut profile = Profile::new(
+        columns
+            .map(|column| ValueType::new(column.kind, column.unit))
+            .collect(),
+    );
     let stacks = name_stacks(recorded, symbolizer, &mut profile);
-    let period = recording.period();
-    for (RawStackId(stack), thread, count) in recorded.stacks.counts() {
+    for (RawStackId(stack), thread, what, sum) in recorded.stacks.sums() {
+        let stack = stacks[stack as usize];
         let name = text(&thread.comm);
         let process = thread.process.and_then(|id| recorded.process(id));
         let comm = process.map_or(name.as_str(), |process| &process.comm);
@@ -48,13 +55,19 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
                 .lua
                 .map(|state| ("lua-state", LabelValue::from(state.name()))),
         );
-        let labels = profile.labels(&labels);
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        profile.add(
-            stacks[stack as usize],
-            labels,
-            &[count, count.saturating_mul(period)],
+        let of_event = recorded
+            .measured()
+            .labels(what, &kernel_functions(&profile, stack));
+        labels.extend(
+            of_event
+                .iter()
+                .map(|(key, value)| (*key, LabelValue::from(value.as_str()))),
         );
+        let labels = profile.labels(&labels);
+        profile.add(stack, labels, &recorded.measured().row(what, sum));
+    }
+    for process in &recorded.unfinished {
+        add_unfinished(process, recorded, symbolizer, &mut profile);
     }
     recording.describe(&mut profile);
     let kernel_frames = recorded.stacks.frames().iter();
@@ -65,6 +78,44 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         profile.meta.comments.extend(no_kernel_names(symbolizer));
     }
     profile
+}
+
+/// Adds what lasts in the threads of a process.
+fn add_unfinished(
+    process: &UnfinishedProcess,
+    recorded: &Recorded,
+    symbolizer: &mut Symbolizer,
+    profile: &mut Profile,
+) {
+    let stacks = name_stacks(&process.live.recorded, symbolizer, profile);
+    for &(thread, what, ref sum) in &process.threads {
+        let thread = &process.live.threads[thread];
+        let mut labels = vec![
+            ("comm", LabelValue::from(process.live.process.comm.as_str())),
+            ("pid", LabelValue::from(process.live.process.pid)),
+            ("thread", LabelValue::from(thread.comm.as_str())),
+            ("tid", LabelValue::from(thread.tid)),
+        ];
+        let of_event = recorded.measured().labels(what, &[]);
+        labels.extend(
+            of_event
+                .iter()
+                .map(|(key, value)| (*key, LabelValue::from(value.as_str()))),
+        );
+        let labels = profile.labels(&labels);
+        let stack = thread.stack.id.and_then(|RawStackId(id)| stacks[id as usize]);
+        profile.add(stack, labels, &recorded.measured().row(what, sum));
+    }
+}
+
+/// The kernel's functions at the end of a stack, leaf first.
+fn kernel_functions(profile: &Profile, stack: Option<StackId>) -> Vec<&str> {
+    profile
+        .leaf_to_root(stack)
+        .map(|frame| profile.frame_of(frame))
+        .take_while(|frame| frame.kind == FrameKind::Kernel)
+        .filter_map(|frame| frame.function.as_deref())
+        .collect()
 }
 
 /// Names all stacks: for each raw one its stack in the profile.
@@ -112,7 +163,7 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
     let mut generated: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
     for (index, frame) in raw.iter().enumerate() {
         match frame {
-            RawFrame::Kernel(addr) => kernel.push((index, *addr)),
+            RawFrame::Kernel(addr) | RawFrame::KernelTracing(addr) => kernel.push((index, *addr)),
             RawFrame::Lua { function, line, code } => {
                 if let Some(function) = recorded.lua_function(*function) {
                     named[index] = vec![profile.frame(lua(function, *line, *code))].into();
@@ -151,6 +202,11 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
         }
     }
     name_kernel(&kernel, symbolizer, profile, &mut named);
+    for (index, frame) in raw.iter().enumerate() {
+        if matches!(frame, RawFrame::KernelTracing(_)) && is_tracing(profile, &named[index]) {
+            named[index] = Named::default();
+        }
+    }
     for (id, places) in files {
         if let Some(file) = recorded.file(id) {
             name_file((id, file), &places, symbolizer, profile, &mut named);
@@ -198,6 +254,15 @@ fn name_kernel(
         };
         named[index] = vec![profile.frame(frame)].into();
     }
+}
+
+/// Is this frame one of the kernel's way from a tracepoint to our program?
+fn is_tracing(profile: &Profile, named: &Named) -> bool {
+    const TRACING: [&str; 4] = ["bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_"];
+    named.frames.iter().any(|&frame| {
+        let function = profile.frame_of(frame).function.as_deref().unwrap_or_default();
+        TRACING.iter().any(|beginning| function.starts_with(beginning))
+    })
 }
 
 /// Why all kernel frames are `[kernel]`, if they are.

@@ -1,0 +1,279 @@
+//! What a collector is: programs in one file of `bpf/`, and here what they measure and how they are attached.
+//!
+//! A collector owns one *event* of a recording. Its programs count each thing that happens, take the stack of what was
+//! asked for (`bpf/stack.h`) and put up to [`VALUES`] numbers and a tag beside it; equal stacks are summed up in the
+//! kernel where things happen often. All else (walking, Lua, symbols, accounting, files) is the same for every event.
+//! `docs/adding-a-collector.md` makes one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, IntoRawFd};
+
+use libbpf_rs::skel::Skel;
+use libbpf_rs::{Link, ProgramMut};
+use moonscope_unwind::abi;
+
+use crate::error::ProbeError;
+use crate::limits::Limits;
+use crate::object::WalkLoop;
+use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
+use crate::statistics::{RunTime, program_info};
+
+/// Numbers that an event has for each stack, besides how often it happened.
+pub const VALUES: usize = abi::MS_VALUES as usize;
+
+/// What one number of a sample means: a column of the profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// What is measured: `samples`, `offcpu`, …
+    pub kind: &'static str,
+    /// The unit, in the words of pprof: `count`, `nanoseconds`, `bytes`.
+    pub unit: &'static str,
+}
+
+impl Column {
+    /// A column.
+    pub const fn new(kind: &'static str, unit: &'static str) -> Self {
+        Self { kind, unit }
+    }
+}
+
+/// An event as a person asked for it: `probe:p:libc.so.6:malloc` is the name `probe` with an argument.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventSpec {
+    /// Which event.
+    pub name: String,
+    /// What stands behind its name.
+    pub argument: Option<String>,
+}
+
+impl EventSpec {
+    /// Takes `NAME` or `NAME:ARGUMENT` apart.
+    pub fn parse(text: &str) -> Self {
+        match text.split_once(':') {
+            Some((name, argument)) => Self {
+                name: name.to_owned(),
+                argument: Some(argument.to_owned()),
+            },
+            None => Self {
+                name: text.to_owned(),
+                argument: None,
+            },
+        }
+    }
+}
+
+/// What may be set for a recording's events, by name: `min-block` to nanoseconds and the like. A collector takes what
+/// it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventSettings(pub BTreeMap<&'static str, u64>);
+
+impl EventSettings {
+    /// A setting, if it was given.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+}
+
+/// What a collector may look at when it is made ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Ticks per second and CPU.
+    pub hz: u64,
+    /// The CPUs that are running.
+    pub cpus: &'a [u32],
+    /// Sizes of the kernel side.
+    pub limits: &'a Limits,
+    /// Settings of events.
+    pub settings: &'a EventSettings,
+}
+
+/// A collector of whatever kind.
+pub type AnyCollector = Box<dyn Collector>;
+
+/// One event of a recording, from before its programs are loaded to the names in the profile.
+pub trait Collector {
+    /// The name under which it was asked for.
+    fn name(&self) -> &'static str;
+
+    /// The columns that it has in the profile.
+    fn columns(&self) -> &'static [Column];
+
+    /// Opens what it needs besides programs. Called first.
+    fn prepare(&mut self, _context: &Context<'_>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+
+    /// Its programs in `bpf/`: of those that walk, the name that both variants begin with.
+    fn programs(&self) -> &'static [&'static str];
+
+    /// Are its values summed up in the kernel?
+    fn sums_up(&self) -> bool {
+        false
+    }
+
+    /// Sets constants and sizes of maps, before the programs are loaded. `number` is the one of its event.
+    fn configure(
+        &mut self,
+        number: u32,
+        open: &mut OpenMoonscopeSkel<'static>,
+        limits: &Limits,
+    ) -> Result<(), libbpf_rs::Error>;
+
+    /// Attaches the programs: the best way that this kernel takes.
+    fn attach(&mut self, programs: &mut Programs<'_>) -> Result<(), ProbeError>;
+
+    /// Begins to measure.
+    fn start(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+
+    /// Measures no more when this returns; programs may still be attached.
+    fn stop(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+
+    /// What had begun in some threads when measuring ended, and lasts.
+    fn unfinished(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Option<Unfinished> {
+        None
+    }
+
+    /// How it measures, in words: `by cpu-clock at 99 Hz`.
+    fn how(&self) -> String;
+
+    /// The numbers of its columns for what was summed up.
+    fn row(&self, tag: u32, sum: &abi::ms_sum) -> Vec<i64>;
+
+    /// Time that the thread spent, on a CPU or waiting: a part of `wall`.
+    fn wall_time(&self, _tag: u32, _sum: &abi::ms_sum) -> i64 {
+        0
+    }
+
+    /// The tag of something unfinished, now that the system call is known in which the thread waits.
+    fn tag_in_call(&self, tag: u32, _call: Option<u32>) -> u32 {
+        tag
+    }
+
+    /// Labels of a tag. `kernel` are the names of the kernel's functions on the stack, leaf first.
+    fn labels(&self, _tag: u32, _kernel: &[&str]) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+}
+
+/// What had begun in some threads when measuring ended.
+#[derive(Clone, Debug, Default)]
+pub struct Unfinished {
+    /// By thread: tag and values, as of a sample.
+    pub known: BTreeMap<u32, (u32, abi::ms_sum)>,
+    /// These and others of which something is known that was not asked for.
+    pub seen: BTreeSet<u32>,
+    /// The same of each thread that waits and was not seen at all: it has done so since measuring began.
+    pub unseen: Option<(u32, abi::ms_sum)>,
+}
+
+/// The loaded programs of one collector, to attach.
+pub struct Programs<'a> {
+    /// The object.
+    pub skel: &'a mut MoonscopeSkel<'static>,
+    /// Which variant of those that walk was loaded.
+    pub walk_loop: WalkLoop,
+    pub(crate) links: &'a mut Vec<Link>,
+}
+
+impl Programs<'_> {
+    /// Attaches a program to what its section in `bpf/` says.
+    pub fn attach(&mut self, name: &'static str) -> Result<(), ProbeError> {
+        let link = self.with(name, |program| program.attach())?;
+        self.links.push(link);
+        Ok(())
+    }
+
+    /// Attaches a program to perf events.
+    pub fn attach_perf_events(&mut self, name: &'static str, events: &[impl AsFd]) -> Result<(), ProbeError> {
+        for event in events {
+            // libbpf takes the event over and closes it with the link; the collector keeps its own
+            let own = rustix::io::fcntl_dupfd_cloexec(event, 3).map_err(|err| ProbeError::Io {
+                what: "cannot duplicate a file descriptor",
+                source: err.into(),
+            })?;
+            let link = self.with(name, |program| program.attach_perf_event(own.into_raw_fd()))?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Attaches a program in some other way.
+    pub fn with(
+        &mut self,
+        name: &'static str,
+        attach: impl FnOnce(&ProgramMut<'_>) -> libbpf_rs::Result<Link>,
+    ) -> Result<Link, ProbeError> {
+        let walk_loop = self.walk_loop;
+        let object = self.skel.object();
+        let found = object.progs_mut().find(|program| {
+            program
+                .name()
+                .to_str()
+                .is_some_and(|other| is_program(other, name, walk_loop))
+        });
+        let source = match found {
+            Some(program) => match attach(&program) {
+                Ok(link) => return Ok(link),
+                Err(source) => source,
+            },
+            None => libbpf_rs::Error::from_raw_os_error(libc::ENOENT),
+        };
+        Err(ProbeError::Attach {
+            program: name,
+            source,
+        })
+    }
+}
+
+/// Is this program of the object the one that a collector calls `name`?
+pub fn is_program(program: &str, name: &str, walk_loop: WalkLoop) -> bool {
+    match program.strip_prefix(name) {
+        Some("") => true,
+        Some("_bpf_loop") => walk_loop == WalkLoop::BpfLoop,
+        Some("_plain_loop") => walk_loop == WalkLoop::PlainLoop,
+        _ => false,
+    }
+}
+
+/// Time spent in the programs of a collector so far; zero unless the kernel's statistics are on.
+pub fn run_time(collector: &dyn Collector, skel: &MoonscopeSkel<'static>, walk_loop: WalkLoop) -> RunTime {
+    let mut total = RunTime::default();
+    for program in skel.object().progs_mut() {
+        let name = program.name().to_string_lossy();
+        let is_ours = |wanted: &&str| is_program(&name, wanted, walk_loop);
+        if collector.programs().iter().any(is_ours)
+            && let Some(info) = program_info(&program)
+        {
+            total.nanoseconds += info.run_time_ns;
+            total.runs += info.run_cnt;
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_may_have_an_argument_with_colons() {
+        assert_eq!(EventSpec::parse("cpu").argument, None);
+        let probe = EventSpec::parse("probe:p:libc.so.6:malloc");
+        assert_eq!(
+            (probe.name.as_str(), probe.argument.as_deref()),
+            ("probe", Some("p:libc.so.6:malloc"))
+        );
+    }
+
+    #[test]
+    fn a_program_has_one_variant_for_each_loop() {
+        assert!(is_program("cpu_tick_bpf_loop", "cpu_tick", WalkLoop::BpfLoop));
+        assert!(!is_program("cpu_tick_bpf_loop", "cpu_tick", WalkLoop::PlainLoop));
+        assert!(is_program("process_fork", "process_fork", WalkLoop::PlainLoop));
+        assert!(!is_program("process_fork", "process", WalkLoop::PlainLoop));
+    }
+}

@@ -1,0 +1,88 @@
+//! All collectors. A new one is a file in `bpf/`, a file in this folder, and a line in [`ALL`].
+
+mod cpu;
+pub mod offcpu;
+
+use crate::collector::{AnyCollector, EventSpec};
+use crate::error::ProbeError;
+
+/// An event that can be recorded.
+pub struct Event {
+    /// Its name; one that takes an argument has it behind a colon.
+    pub name: &'static str,
+    /// What a sample of it means, in a line.
+    pub what: &'static str,
+    make: fn(&EventSpec) -> Result<Vec<AnyCollector>, ProbeError>,
+}
+
+/// Every event, in the order in which `moonscope list events` shows them.
+pub const ALL: &[Event] = &[
+    Event {
+        name: "cpu",
+        what: "time on a processor: hardware cycles where there is a counter, else the cpu clock",
+        make: |_| Ok(vec![Box::new(cpu::Cpu::default())]),
+    },
+    Event {
+        name: "offcpu",
+        what: "time blocked or waiting for a processor, with the reason; no probe in the program",
+        make: |_| Ok(vec![Box::new(offcpu::OffCpu::default())]),
+    },
+    Event {
+        name: "wall",
+        what: "time on a processor and off it, in one graph",
+        make: |_| {
+            Ok(vec![
+                Box::new(cpu::Cpu::default()),
+                Box::new(offcpu::OffCpu::default()),
+            ])
+        },
+    },
+];
+
+/// The event whose columns are sums of those of others.
+pub const WALL: &str = "wall";
+
+/// All events that need no argument.
+pub(crate) fn all() -> Vec<EventSpec> {
+    ALL.iter().map(|event| EventSpec::parse(event.name)).collect()
+}
+
+/// The collectors of these events, each once.
+pub(crate) fn create(events: &[EventSpec]) -> Result<Vec<AnyCollector>, ProbeError> {
+    let mut all: Vec<AnyCollector> = Vec::new();
+    for spec in events {
+        let event = ALL.iter().find(|event| event.name == spec.name);
+        let Some(event) = event else {
+            return Err(ProbeError::UnknownEvent {
+                name: spec.name.clone(),
+            });
+        };
+        for collector in (event.make)(spec)? {
+            // the same programs cannot measure two things
+            if all.iter().all(|other| other.name() != collector.name()) {
+                all.push(collector);
+            }
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_events_need_is_there_once() {
+        let events = ["cpu", "wall", "offcpu"].map(EventSpec::parse);
+        let names: Vec<_> = create(&events).unwrap().iter().map(|one| one.name()).collect();
+        assert_eq!(names, ["cpu", "offcpu"]);
+    }
+
+    #[test]
+    fn an_event_that_is_not_there_is_named() {
+        assert!(matches!(
+            create(&[EventSpec::parse("cups")]),
+            Err(ProbeError::UnknownEvent { name }) if name == "cups"
+        ));
+    }
+}

@@ -1,0 +1,22 @@
+//! What the running kernel's own type information says that it has.
+
+use std::ffi::CString;
+
+use libbpf_rs::libbpf_sys;
+
+/// Does this kernel have this tracepoint? Each has a type of its own (include/trace/bpf_probe.h, Linux 5.5).
+pub fn has_tracepoint(name: &str) -> bool {
+    let Ok(name) = CString::new(format!("btf_trace_{name}")) else {
+        return false;
+    };
+    // SAFETY: the name is a C string; the types are freed below, and nothing of them is kept.
+    unsafe {
+        let types = libbpf_sys::btf__load_vmlinux_btf();
+        if types.is_null() {
+            return false;
+        }
+        let found = libbpf_sys::btf__find_by_name(types, name.as_ptr()) > 0;
+        libbpf_sys::btf__free(types);
+        found
+    }
+}

@@ -1,0 +1,104 @@
+//! What was recorded: raw stacks, and what they refer to.
+
+use std::sync::Arc;
+
+use moonscope_process::Executable;
+use moonscope_unwind::abi;
+
+use crate::collector::{AnyCollector, Column};
+use crate::executables::ExecutableId;
+use crate::lua::{LuaFunction, LuaFunctionId};
+use crate::processes::{ProcessId, ProcessInfo};
+use crate::stacks::{RawStacks, What};
+use crate::unfinished::UnfinishedProcess;
+
+/// What was recorded: raw stacks, and what they refer to.
+pub struct Recorded {
+    /// Stacks and sums.
+    pub stacks: RawStacks,
+    pub(crate) files: Vec<Arc<Executable>>,
+    pub(crate) processes: Vec<ProcessInfo>,
+    pub(crate) lua: Vec<LuaFunction>,
+    pub(crate) measured: Measured,
+    /// Processes in which something lasts.
+    pub unfinished: Vec<UnfinishedProcess>,
+}
+
+impl Recorded {
+    /// A Lua function of a frame.
+    pub fn lua_function(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
+        self.lua.get(id.0 as usize)
+    }
+
+    /// The file of a frame.
+    pub fn file(&self, id: ExecutableId) -> Option<&Arc<Executable>> {
+        self.files.get(id.0 as usize)
+    }
+
+    /// The process of a sample or frame.
+    pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
+        self.processes.get(id.0 as usize)
+    }
+
+    /// What the numbers of a sample mean.
+    pub fn measured(&self) -> &Measured {
+        &self.measured
+    }
+}
+
+/// The events of a recording, and the columns that they fill.
+#[derive(Default)]
+pub struct Measured {
+    collectors: Vec<AnyCollector>,
+    has_wall: bool,
+    columns: Vec<Column>,
+}
+
+/// The column of the event `wall`.
+const WALL: Column = Column::new("wall", "nanoseconds");
+
+impl Measured {
+    /// The columns of these events; with `has_wall` the sum of their times before them.
+    pub(crate) fn new(collectors: Vec<AnyCollector>, has_wall: bool) -> Self {
+        let mut columns: Vec<Column> = has_wall.then_some(WALL).into_iter().collect();
+        for column in collectors.iter().flat_map(|collector| collector.columns()) {
+            if !columns.contains(column) {
+                columns.push(*column);
+            }
+        }
+        Self {
+            collectors,
+            has_wall,
+            columns,
+        }
+    }
+
+    /// What each number of a sample means.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The numbers of a sample, one for each column.
+    pub fn row(&self, what: What, sum: &abi::ms_sum) -> Vec<i64> {
+        let mut row = vec![0; self.columns.len()];
+        let Some(collector) = self.collectors.get(usize::from(what.event)) else {
+            return row;
+        };
+        if self.has_wall {
+            row[0] = collector.wall_time(what.tag, sum);
+        }
+        for (column, value) in collector.columns().iter().zip(collector.row(what.tag, sum)) {
+            if let Some(place) = self.columns.iter().position(|other| other == column) {
+                row[place] = value;
+            }
+        }
+        row
+    }
+
+    /// Labels that the event gives a sample; `kernel` are the kernel's functions on its stack, leaf first.
+    pub fn labels(&self, what: What, kernel: &[&str]) -> Vec<(&'static str, String)> {
+        self.collectors
+            .get(usize::from(what.event))
+            .map_or_else(Vec::new, |collector| collector.labels(what.tag, kernel))
+    }
+}

@@ -1,0 +1,72 @@
+//! Options of events.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use moonscope_probe::EventSettings;
+use moonscope_probe::collectors::offcpu;
+use moonscope_unwind::abi;
+
+use super::duration;
+
+/// What of an event is wanted.
+#[derive(Args)]
+#[command(next_help_heading = "What events measure")]
+pub struct EventArgs {
+    /// offcpu: leave out shorter intervals: 50us, 1ms
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_limit)]
+    min_block: Option<Duration>,
+
+    /// offcpu: leave out longer intervals
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_limit)]
+    max_block: Option<Duration>,
+
+    /// offcpu: only threads that left their CPU in this state; repeatable
+    #[arg(long, value_name = "STATE")]
+    state: Vec<State>,
+}
+
+/// How threads leave their CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum State {
+    /// Able to go on: waiting for a CPU
+    Runnable,
+    /// Waiting, and a signal ends it (S)
+    Sleeping,
+    /// Waiting, and nothing else ends it (D)
+    Uninterruptible,
+    /// Stopped by a signal or a debugger (T)
+    Stopped,
+}
+
+impl State {
+    fn number(self) -> u32 {
+        match self {
+            Self::Runnable => abi::MS_OFFCPU_RUNNABLE,
+            Self::Sleeping => abi::MS_OFFCPU_INTERRUPTIBLE,
+            Self::Uninterruptible => abi::MS_OFFCPU_UNINTERRUPTIBLE,
+            Self::Stopped => abi::MS_OFFCPU_STOPPED,
+        }
+    }
+}
+
+impl EventArgs {
+    /// What collectors are told.
+    pub fn settings(&self) -> EventSettings {
+        let mut settings = EventSettings::default();
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        for (name, time) in [
+            (offcpu::MIN_BLOCK, self.min_block),
+            (offcpu::MAX_BLOCK, self.max_block),
+        ] {
+            if let Some(time) = time {
+                settings.0.insert(name, nanoseconds(time));
+            }
+        }
+        if !self.state.is_empty() {
+            let states = self.state.iter().fold(0, |all, state| all | 1 << state.number());
+            settings.0.insert(offcpu::STATE, states);
+        }
+        settings
+    }
+}
