@@ -350,7 +350,7 @@ enum {
 /* ---- values ----------------------------------------------------------- */
 
 enum {
-	MS_MAX_EVENTS = 16,	/* in one recording */
+	MS_MAX_EVENTS = 32,	/* in one recording */
 	MS_VALUES = 4,		/* that an event has besides the count */
 };
 
@@ -376,6 +376,11 @@ struct ms_sum {
 };
 
 /* ---- tags of events --------------------------------------------------- */
+
+/* The cookie of a counter: the number of its event, and this. */
+enum {
+	MS_COUNTER_OF_KERNEL = 1 << 8,	/* the kernel counts, not the processor */
+};
 
 /* How a thread left its CPU. */
 enum ms_offcpu_how {

@@ -84,6 +84,7 @@ struct bpf_raw_tracepoint_args {
 
 /* Which helpers this kernel has: an enumerator of its own BTF. */
 enum bpf_func_id___probe {
+	BPF_FUNC_get_attach_cookie___probe = 174, /* 5.15 */
 	BPF_FUNC_task_pt_regs___probe = 175,	/* 5.15 */
 	BPF_FUNC_get_current_task_btf___probe = 158, /* 5.11 */
 };

@@ -97,7 +97,7 @@ impl Clock {
 
 /// Above 2 is what only distributions have: then Debian's kernels ask for CAP_SYS_ADMIN where all others take
 /// CAP_PERFMON.
-fn not_permitted() -> ProbeError {
+pub(crate) fn not_permitted() -> ProbeError {
     let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
     match paranoid.ok().and_then(|text| text.trim().parse().ok()) {
         Some(paranoid @ 3..) => ProbeError::Paranoid { paranoid },

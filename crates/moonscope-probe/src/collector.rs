@@ -6,7 +6,7 @@
 //! `docs/adding-a-collector.md` makes one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::{AsFd, IntoRawFd, RawFd};
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, ProgramMut};
@@ -189,13 +189,23 @@ impl Programs<'_> {
 
     /// Attaches a program to perf events.
     pub fn attach_perf_events(&mut self, name: &'static str, events: &[impl AsFd]) -> Result<(), ProbeError> {
+        self.attach_perf_events_with(name, events, |program, event| program.attach_perf_event(event))
+    }
+
+    /// The same in another way.
+    pub fn attach_perf_events_with(
+        &mut self,
+        name: &'static str,
+        events: &[impl AsFd],
+        attach: impl Fn(&ProgramMut<'_>, RawFd) -> libbpf_rs::Result<Link>,
+    ) -> Result<(), ProbeError> {
         for event in events {
             // libbpf takes the event over and closes it with the link; the collector keeps its own
             let own = rustix::io::fcntl_dupfd_cloexec(event, 3).map_err(|err| ProbeError::Io {
                 what: "cannot duplicate a file descriptor",
                 source: err.into(),
             })?;
-            let link = self.with(name, |program| program.attach_perf_event(own.into_raw_fd()))?;
+            let link = self.with(name, |program| attach(program, own.into_raw_fd()))?;
             self.links.push(link);
         }
         Ok(())

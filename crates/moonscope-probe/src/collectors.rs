@@ -1,7 +1,10 @@
 //! All collectors. A new one is a file in `bpf/`, a file in this folder, and a line in [`ALL`].
 
+mod counter;
 mod cpu;
 pub mod offcpu;
+
+use moonscope_unwind::abi;
 
 use crate::collector::{AnyCollector, EventSpec};
 use crate::error::ProbeError;
@@ -37,6 +40,71 @@ pub const ALL: &[Event] = &[
             ])
         },
     },
+    Event {
+        name: "page-faults",
+        what: "page faults of either kind",
+        make: counter::create,
+    },
+    Event {
+        name: "minor-faults",
+        what: "page faults without disk",
+        make: counter::create,
+    },
+    Event {
+        name: "major-faults",
+        what: "page faults that read from disk",
+        make: counter::create,
+    },
+    Event {
+        name: "context-switches",
+        what: "switches to another thread",
+        make: counter::create,
+    },
+    Event {
+        name: "cpu-migrations",
+        what: "moves to another processor",
+        make: counter::create,
+    },
+    Event {
+        name: "cycles",
+        what: "processor cycles; as the others below only where the machine has performance counters; `NAME:PERIOD`",
+        make: counter::create,
+    },
+    Event {
+        name: "instructions",
+        what: "instructions",
+        make: counter::create,
+    },
+    Event {
+        name: "cache-references",
+        what: "accesses of the last-level cache",
+        make: counter::create,
+    },
+    Event {
+        name: "cache-misses",
+        what: "those that miss",
+        make: counter::create,
+    },
+    Event {
+        name: "branches",
+        what: "branches",
+        make: counter::create,
+    },
+    Event {
+        name: "branch-misses",
+        what: "those that were predicted wrongly",
+        make: counter::create,
+    },
+    Event {
+        name: "stalled-cycles-frontend",
+        what: "cycles without instructions to issue",
+        make: counter::create,
+    },
+    Event {
+        name: "stalled-cycles-backend",
+        what: "cycles without resources to issue them",
+        make: counter::create,
+    },
 ];
 
 /// The event whose columns are sums of those of others.
@@ -63,6 +131,9 @@ pub(crate) fn create(events: &[EventSpec]) -> Result<Vec<AnyCollector>, ProbeErr
                 all.push(collector);
             }
         }
+    }
+    if all.len() > abi::MS_MAX_EVENTS as usize {
+        return Err(ProbeError::TooManyEvents { asked: all.len() });
     }
     Ok(all)
 }

@@ -72,6 +72,33 @@ pub enum ProbeError {
         /// `kernel.perf_event_max_sample_rate`.
         allowed: u64,
     },
+    /// What stands behind the name of an event is none of what can stand there.
+    #[error("{event}:{argument}: expected is {expected}")]
+    EventArgument {
+        /// The event.
+        event: String,
+        /// What stands behind its name.
+        argument: String,
+        /// What can stand there.
+        expected: &'static str,
+    },
+    /// More events than a recording can have.
+    #[error(
+        "{asked} events are more than one recording can have ({})",
+        moonscope_unwind::abi::MS_MAX_EVENTS
+    )]
+    TooManyEvents {
+        /// So many.
+        asked: usize,
+    },
+    /// The machine cannot count this.
+    #[error("this machine cannot count `{event}`: {source}")]
+    NoCounter {
+        /// The event.
+        event: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// There is no such event.
     #[error("there is no event `{name}`")]
     UnknownEvent {
@@ -129,6 +156,13 @@ impl ProbeError {
                 "use -F {allowed}, or: sysctl -w kernel.perf_event_max_sample_rate={asked}"
             )),
             Self::Clock { .. } => Some("`moonscope doctor` shows which perf events work here".into()),
+            Self::NoCounter { .. } => Some(
+                "a virtual machine often has no performance counters (ask for a vPMU); the kernel's own events work\n\
+                 everywhere: -e page-faults, -e context-switches; -e cpu measures time with the kernel's timer"
+                    .into(),
+            ),
+            Self::TooManyEvents { .. } => Some("record them one after the other".into()),
+            Self::EventArgument { .. } => Some("`moonscope list events` shows what there is".into()),
             Self::UnknownEvent { .. } => {
                 let names: Vec<&str> = collectors::ALL.iter().map(|event| event.name).collect();
                 Some(format!(
@@ -153,6 +187,7 @@ impl ProbeError {
                 | Self::Load { .. }
                 | Self::Attach { .. }
                 | Self::Clock { .. }
+                | Self::NoCounter { .. }
         )
     }
 }

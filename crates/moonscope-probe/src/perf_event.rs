@@ -78,6 +78,22 @@ impl Attr {
         }
     }
 
+    /// A counter of the processor (`enum perf_hw_id`), a sample for each `period` events.
+    pub fn hardware(config: u64, period: u64) -> Self {
+        Self {
+            sample_period_or_freq: period,
+            ..Self::new(TYPE_HARDWARE, config, 0)
+        }
+    }
+
+    /// A counter of the kernel (`enum perf_sw_ids`).
+    pub fn software(config: u64, period: u64) -> Self {
+        Self {
+            sample_period_or_freq: period,
+            ..Self::new(TYPE_SOFTWARE, config, 0)
+        }
+    }
+
     /// No samples, but records of executable mappings and execs, each ending with its time. Whoever polls
     /// the event is woken by each record.
     pub fn side_band() -> Self {

@@ -369,7 +369,10 @@ fn watch(
 
 fn probe_failure(err: ProbeError) -> Failure {
     let code = match &err {
-        ProbeError::Rate { .. } | ProbeError::UnknownEvent { .. } => Code::Usage,
+        ProbeError::Rate { .. }
+        | ProbeError::UnknownEvent { .. }
+        | ProbeError::TooManyEvents { .. }
+        | ProbeError::EventArgument { .. } => Code::Usage,
         err if err.is_missing_feature() => Code::NotPermitted,
         _ => Code::Failed,
     };

@@ -1,5 +1,6 @@
 //! A recorded `.json` file, read with `docs/formats.md` in hand and none of moonscope's own code.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -54,6 +55,10 @@ pub struct Sample {
     /// Name of the thread.
     pub thread: String,
     pub count: u64,
+    /// All labels as text.
+    pub labels: BTreeMap<String, String>,
+    /// One for each of [`Profile::columns`].
+    pub values: Vec<u64>,
 }
 
 impl Sample {
@@ -105,6 +110,8 @@ impl Sample {
 #[derive(Debug)]
 pub struct Profile {
     pub samples: Vec<Sample>,
+    /// Kinds of the values: `samples`, `cpu`, `offcpu`, …
+    pub columns: Vec<String>,
     /// The file as it is.
     pub json: Value,
 }
@@ -162,10 +169,38 @@ impl Profile {
                 comm: text(label("comm")).unwrap(),
                 thread: text(label("thread")).unwrap(),
                 count: sample[2][0].as_u64().unwrap(),
+                labels: labels
+                    .iter()
+                    .map(|label| {
+                        let value = &label[1];
+                        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                        (label[0].as_str().unwrap().to_owned(), value)
+                    })
+                    .collect(),
+                values: sample[2]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|value| value.as_u64().unwrap())
+                    .collect(),
             }
         };
         let samples = list("samples").iter().map(sample).collect();
-        Self { samples, json }
+        let columns = list("value_types").iter();
+        let columns = columns.filter_map(|column| text(&column["kind"])).collect();
+        Self {
+            samples,
+            columns,
+            json,
+        }
+    }
+
+    /// The sum of a column over the samples that are like this.
+    pub fn sum(&self, column: &str, mut is_wanted: impl FnMut(&Sample) -> bool) -> u64 {
+        let place = self.columns.iter().position(|other| other == column);
+        let place = place.unwrap_or_else(|| panic!("no {column} in {:?}", self.columns));
+        let wanted = self.samples.iter().filter(|sample| is_wanted(sample));
+        wanted.map(|sample| sample.values[place]).sum()
     }
 
     /// How many samples are like this.

@@ -4,7 +4,7 @@ use moonscope_unwind::abi;
 
 /// Functions of the kernel (the beginnings of their names, Linux 5.10 to 7.2) and what a thread that waits in one of
 /// them waits for. The first that is on the stack counts, whatever its place there.
-const FUNCTIONS: [(&str, &str); 50] = [
+const FUNCTIONS: [(&str, &str); 51] = [
     ("do_signal_stop", "stopped"),
     ("ptrace_stop", "stopped"),
     ("do_freezer_trap", "stopped"),
@@ -50,6 +50,7 @@ const FUNCTIONS: [(&str, &str); 50] = [
     ("core_sys_select", "poll"),
     ("io_cqring_wait", "io_uring"),
     ("do_wait", "child process"),
+    ("wait_for_vfork_done", "child process"),
     ("kernel_wait4", "child process"),
     ("do_sigtimedwait", "signal"),
     ("sigsuspend", "signal"),
@@ -59,7 +60,7 @@ const FUNCTIONS: [(&str, &str); 50] = [
 ];
 
 /// System calls of x86-64 that wait (arch/x86/entry/syscalls/syscall_64.tbl): for kernels that hide their functions.
-const CALLS: [(u32, &str); 38] = [
+const CALLS: [(u32, &str); 39] = [
     (7, "poll"),
     (23, "poll"),
     (26, "disk"),
@@ -71,6 +72,7 @@ const CALLS: [(u32, &str); 38] = [
     (45, "network"),
     (46, "network"),
     (47, "network"),
+    (58, "child process"),
     (61, "child process"),
     (65, "semaphore"),
     (70, "message queue"),
