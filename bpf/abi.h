@@ -398,6 +398,7 @@ enum {
 	MS_OFFCPU_IOWAIT = 1 << 13,	/* task_struct.in_iowait */
 	MS_OFFCPU_HOW_SHIFT = 14,	/* enum ms_offcpu_how */
 	MS_OFFCPU_HOW_MASK = 7 << MS_OFFCPU_HOW_SHIFT,
+	MS_OFFCPU_WOKEN = 1 << 17,	/* the second part of an interval: woken, and waiting for a CPU */
 };
 
 /* ---- samples and events ----------------------------------------------- */

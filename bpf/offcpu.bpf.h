@@ -108,7 +108,7 @@ static __always_inline bool is_asked_for(__u32 tag, __u64 ns)
 /* The part after the wake-up: ready to run, and no CPU to run on. */
 static __always_inline __u32 waiting_tag(__u32 tag)
 {
-	return (tag & ~MS_OFFCPU_HOW_MASK) | MS_OFFCPU_RUNNABLE << MS_OFFCPU_HOW_SHIFT;
+	return (tag & ~MS_OFFCPU_HOW_MASK) | MS_OFFCPU_RUNNABLE << MS_OFFCPU_HOW_SHIFT | MS_OFFCPU_WOKEN;
 }
 
 /* Two intervals fired, or one. */

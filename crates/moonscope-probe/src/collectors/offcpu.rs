@@ -175,7 +175,13 @@ impl Collector for OffCpu {
 
     fn row(&self, tag: u32, sum: &abi::ms_sum) -> Vec<i64> {
         let clamp = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let (time, count) = (clamp(sum.value[0]), clamp(sum.count));
+        let time = clamp(sum.value[0]);
+        // an interval that a wake-up cut in two was one switch
+        let count = if tag & abi::MS_OFFCPU_WOKEN == 0 {
+            clamp(sum.count)
+        } else {
+            0
+        };
         if reason::is_idle(tag) {
             vec![0, time, count]
         } else {
