@@ -36,6 +36,8 @@ Examples:
   An APISIX: which plugin, in which phase of nginx:
     moonscope record --nginx -d 30 --by plugin -o plugins.svg -o apisix.json
     moonscope convert apisix.json --by phase -o - --to txt
+  Where the threads of a process wait, and for what, from a millisecond on:
+    moonscope record -p 4321 -e offcpu --min-block 1ms -d 10 -o waits.svg
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
 
@@ -80,13 +82,13 @@ pub struct RecordArgs {
     stacks: StackArgs,
 
     /// What makes the outermost frame of graphs, and the table at the end: comm, pid, tid, thread,
-    /// lua-state, plugin, phase, or none
+    /// lua-state, plugin, phase, offcpu-reason, or none
     #[arg(
         long,
         value_name = "LABEL",
         default_value = "comm",
         help_heading = "What graphs show",
-        value_parser = ["comm", "pid", "tid", "thread", "lua-state", "plugin", "phase", "none"],
+        value_parser = ["comm", "pid", "tid", "thread", "lua-state", "plugin", "phase", "offcpu-reason", "none"],
         hide_possible_values = true
     )]
     by: String,
