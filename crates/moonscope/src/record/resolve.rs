@@ -202,8 +202,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
         }
     }
     name_kernel(&kernel, symbolizer, profile, &mut named);
+    let has_names = matches!(symbolizer.kernel_status(), KernelSymbols::Available);
     for (index, frame) in raw.iter().enumerate() {
-        if matches!(frame, RawFrame::KernelTracing(_)) && is_tracing(profile, &named[index]) {
+        if matches!(frame, RawFrame::KernelTracing(_)) && has_names && is_tracing(profile, &named[index]) {
             named[index] = Named::default();
         }
     }
@@ -226,6 +227,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
     }
     named
 }
+
+/// Kernel code of which nothing is known.
+const UNNAMED_KERNEL: &str = "[kernel]";
 
 fn name_kernel(
     places: &[(usize, u64)],
@@ -250,15 +254,22 @@ fn name_kernel(
                     ..native(&symbol, None)
                 }
             }
-            None => Frame::named(FrameKind::Kernel, "[kernel]"),
+            None => Frame::named(FrameKind::Kernel, UNNAMED_KERNEL),
         };
         named[index] = vec![profile.frame(frame)].into();
     }
 }
 
-/// Is this frame one of the kernel's way from a tracepoint to our program?
+/// Is this frame one of the kernel's way from a tracepoint to our program? That has no name any more when it was
+/// unloaded meanwhile, as only it can be.
 fn is_tracing(profile: &Profile, named: &Named) -> bool {
-    const TRACING: [&str; 4] = ["bpf_prog_", "bpf_trace_run", "__bpf_trace_", "__traceiter_"];
+    const TRACING: [&str; 5] = [
+        "bpf_prog_",
+        "bpf_trace_run",
+        "__bpf_trace_",
+        "__traceiter_",
+        UNNAMED_KERNEL,
+    ];
     named.frames.iter().any(|&frame| {
         let function = profile.frame_of(frame).function.as_deref().unwrap_or_default();
         TRACING.iter().any(|beginning| function.starts_with(beginning))
