@@ -95,6 +95,11 @@ pub trait Collector {
     /// The name under which it was asked for.
     fn name(&self) -> &'static str;
 
+    /// What exactly is measured, in a word: where `cpu` is measured by a clock, the clock.
+    fn measures(&self) -> &'static str {
+        self.name()
+    }
+
     /// The columns that it has in the profile.
     fn columns(&self) -> &'static [Column];
 

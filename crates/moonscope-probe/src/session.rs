@@ -318,6 +318,7 @@ impl Session {
     fn event_totals(&self) -> Vec<EventTotals> {
         let totals = |(event, collector): (usize, &AnyCollector)| EventTotals {
             name: collector.name(),
+            measures: collector.measures(),
             how: collector.how(),
             ticks: Ticks::read(&self.counters, self.object.cpus, event),
             run_time: run_time(collector.as_ref(), &self.object.skel, self.object.walk_loop),

@@ -86,6 +86,8 @@ impl std::ops::AddAssign for Ticks {
 pub struct EventTotals {
     /// Its name.
     pub name: &'static str,
+    /// What exactly was measured, in a word.
+    pub measures: &'static str,
     /// How it was measured.
     pub how: String,
     /// What became of each.

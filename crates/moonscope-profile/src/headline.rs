@@ -21,12 +21,21 @@ pub(crate) fn subject(profile: &Profile) -> String {
     visible(&text).into_owned()
 }
 
+/// Values of which a line has room for the sums.
+const SHOWN_VALUES: usize = 4;
+
 /// How much, when, where: `1,968 samples, 99 Hz, 10.0 s from 2026-01-31 12:00:00 UTC on web1 (Linux 6.1.0)`.
 pub(crate) fn circumstances(profile: &Profile) -> String {
     let meta = &profile.meta;
     let mut parts = Vec::new();
     let totals = profile.value_types().iter().enumerate().map(|(nr, value)| {
         let total = u64::try_from(profile.total(nr)).unwrap_or(0);
+        (value, total)
+    });
+    // of many values the first that are there at all
+    let many = totals.len() > SHOWN_VALUES;
+    let totals = totals.filter(|(_, total)| !many || *total > 0).take(SHOWN_VALUES);
+    let totals = totals.map(|(value, total)| {
         let (unit, factor) = readable_unit(value, total);
         let of = if value.unit == "count" {
             String::new()

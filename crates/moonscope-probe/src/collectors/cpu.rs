@@ -29,6 +29,10 @@ impl Collector for Cpu {
         "cpu"
     }
 
+    fn measures(&self) -> &'static str {
+        self.clock.as_ref().map_or("cpu", |clock| clock.kind().name())
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: [Column; 2] = [Column::new("samples", "count"), Column::new("cpu", "nanoseconds")];
         &COLUMNS

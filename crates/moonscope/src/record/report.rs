@@ -50,6 +50,12 @@ impl Recording {
         events.join("; ")
     }
 
+    /// What was measured, in a word for each: `cpu-clock, offcpu`.
+    fn measured(&self) -> String {
+        let events: Vec<&str> = self.totals.events.iter().map(|event| event.measures).collect();
+        events.join(", ")
+    }
+
     fn accounting(&self) -> Accounting {
         let ticks = &self.totals.ticks;
         let received = &self.totals.received;
@@ -87,7 +93,7 @@ impl Recording {
             start: u64::try_from(self.began.as_nanos()).ok(),
             duration: u64::try_from(self.recorded.as_nanos()).ok(),
             period: self.has_clock().then(|| (ValueType::cpu(), self.period())),
-            event: self.events(),
+            event: self.measured(),
             frequency_hz: self.has_clock().then_some(self.hz),
             target: self.target.clone(),
             host: uname.nodename().to_string_lossy().into_owned(),
