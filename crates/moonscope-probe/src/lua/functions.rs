@@ -55,6 +55,17 @@ impl LuaFunctions {
         id
     }
 
+    /// The same function with what its caller calls it: a hint, and marked as one. After a tail call the caller
+    /// called something else, and a callback is called by the name of a parameter.
+    pub fn with_hint(&mut self, id: LuaFunctionId, name: &str) -> Option<LuaFunctionId> {
+        let function = self.functions.get(id.0 as usize).filter(|_| !name.is_empty())?;
+        let hinted = LuaFunction {
+            name: Some(format!("{name}?").into()),
+            ..function.clone()
+        };
+        Some(self.intern(hinted))
+    }
+
     /// The functions, by id.
     pub fn take(&mut self) -> Vec<LuaFunction> {
         self.ids.clear();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{GcMode, Layout, Prototype, PrototypeIdentity, TraceCopy, vms};
+use moonscope_luajit::{GcMode, Layout, Prototype, PrototypeIdentity, TraceCopy, call_site_name, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -64,6 +64,10 @@ struct Known {
     prototype: Prototype,
     print: u32,
     function: LuaFunctionId,
+    /// It has no name of its own that one can be sure of.
+    is_nameless: bool,
+    /// The same with what a caller called it.
+    hinted: Option<LuaFunctionId>,
     checked: Instant,
 }
 
@@ -101,6 +105,8 @@ pub struct LuaPlace {
     pub line: u32,
     /// It was collected before it could be read: the next one like it may be there.
     pub is_recalled: bool,
+    /// Whoever calls it may have a name for it: [`LuaProcess::hint`].
+    pub wants_hint: bool,
 }
 
 impl LuaProcess {
@@ -292,16 +298,37 @@ impl LuaProcess {
                 function,
                 line: 0,
                 is_recalled: true,
+                wants_hint: false,
             });
         };
         let line = position
             .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
             .unwrap_or(0);
         Some(LuaPlace {
-            function: known.function,
+            function: known.hinted.unwrap_or(known.function),
             line,
             is_recalled: false,
+            wants_hint: known.is_nameless && known.hinted.is_none(),
         })
+    }
+
+    /// The function of a prototype without a name, with what the instruction at a position of its caller calls it. It
+    /// keeps the first such name, so that it is one function wherever it is called.
+    pub fn hint(
+        &mut self,
+        g: u64,
+        proto: u64,
+        (caller, position): (u64, u32),
+        functions: &mut LuaFunctions,
+    ) -> Option<LuaFunctionId> {
+        let index = self.vm(g)?;
+        let strings = self.vms[index].strings(&self.memory)?;
+        let caller = &self.prototypes.get(&caller)?.prototype;
+        let site = call_site_name(&self.memory, &strings, caller, position).ok()??;
+        let known = self.prototypes.get_mut(&proto)?;
+        let hinted = functions.with_hint(known.function, &site.name)?;
+        known.hinted = Some(hinted);
+        Some(hinted)
     }
 
     /// Sees to it that a prototype is known; `None` if the one that has this print is not there anymore.
@@ -324,8 +351,12 @@ impl LuaProcess {
             let mode = vm.layout().mode;
             let strings = vm.strings(&self.memory)?;
             let prototype = Prototype::read(&self.memory, mode, &strings, proto).ok()?;
-            let function = functions.intern(self.names.name_of(&prototype).into());
+            let name = self.names.name_of(&prototype);
+            let is_nameless = name.name.is_none();
+            let function = functions.intern(name.into());
             let known = Known {
+                is_nameless,
+                hinted: None,
                 print: print_of(&prototype.identity),
                 prototype,
                 function,

@@ -62,6 +62,7 @@ pub fn splice(
         last_native: None,
         before_last_native: None,
         is_innermost: true,
+        unnamed: None,
     };
     for (index, frame) in frames.iter().enumerate() {
         match frame {
@@ -105,6 +106,8 @@ struct Splicer<'a, L> {
     before_last_native: Option<WalkFrame>,
     /// No segment was met yet.
     is_innermost: bool,
+    /// The prototype of the last frame, if only its caller may have a name for it.
+    unnamed: Option<u64>,
 }
 
 impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
@@ -137,6 +140,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         self.g = g;
         self.code = LuaCode::Interpreted;
         self.expansion = None;
+        self.unnamed = None;
         if l == 0 || flags & (abi::MS_SEGMENT_NO_STATE | abi::MS_SEGMENT_LOST) != 0 {
             self.out.cut = Some(if l == 0 { NO_STATE } else { BROKEN });
             return;
@@ -219,6 +223,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
 
     /// Compiled code of which it is not known what is inlined at this place.
     fn unknown_trace(&mut self) {
+        self.unnamed = None;
         if let Some(lua) = &mut self.lua {
             lua.counts.unknown_traces += 1;
         }
@@ -242,12 +247,17 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     fn function(&mut self, proto: u64, position: Option<u32>, print: u32) {
         let code = self.code;
         let g = self.g;
+        let called = self.unnamed.take();
         let place = self
             .lua
             .as_mut()
             .and_then(|lua| lua.process.place(g, (proto, print), position, lua.functions));
         match place {
             Some(place) => {
+                if let (Some(called), Some(position)) = (called, position) {
+                    self.hint(called, (proto, position));
+                }
+                self.unnamed = place.wants_hint.then_some(proto);
                 self.out.is_provisional |= place.is_recalled;
                 self.out.frames.push(RawFrame::Lua {
                     function: place.function,
@@ -259,7 +269,19 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
     }
 
+    /// The last frame is what this position of its caller called.
+    fn hint(&mut self, called: u64, caller: (u64, u32)) {
+        let g = self.g;
+        let Some(lua) = &mut self.lua else { return };
+        if let Some(RawFrame::Lua { function, .. }) = self.out.frames.last_mut()
+            && let Some(hinted) = lua.process.hint(g, called, caller, lua.functions)
+        {
+            *function = hinted;
+        }
+    }
+
     fn c_function(&mut self, code: u64) {
+        self.unnamed = None;
         let start = WalkFrame {
             addr: code,
             exact: true,
@@ -270,6 +292,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     }
 
     fn builtin(&mut self, ffid: u8) {
+        self.unnamed = None;
         let g = self.g;
         let Some(lua) = &mut self.lua else { return };
         let name = lua.process.builtin(g, ffid);
@@ -277,6 +300,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     }
 
     fn unknown(&mut self) {
+        self.unnamed = None;
         if let Some(lua) = &mut self.lua {
             lua.counts.unknown_functions += 1;
         }
