@@ -126,11 +126,14 @@ impl Found {
     }
 }
 
-/// By reading the whole section, where no search table is. Holes are not looked for: such files have
-/// other entries missing too.
+/// Functions that are kept to look between them: 16 MiB. A static program has some thousand.
+const MAX_FUNCTIONS: usize = 1 << 20;
+
+/// By reading the whole section, where no search table is: a static program has none.
 fn by_section(elf: &ElfCode<'_>) -> Option<Found> {
     let (base, section) = elf.eh_frame?;
     let mut found = Found::default();
+    let mut functions = Vec::new();
     let mut at = 0usize;
     while let Some(bytes) = section.get(at..) {
         let Some((length, _)) = bytes.split_first_chunk::<4>() else {
@@ -138,12 +141,27 @@ fn by_section(elf: &ElfCode<'_>) -> Option<Found> {
         };
         if let Some(fde) = Fde::parse(bytes, base.wrapping_add(at as u64)) {
             found.add(&fde);
+            if functions.len() < MAX_FUNCTIONS {
+                functions.push((fde.code.start, fde.code.end));
+            }
         }
         // a zero entry ends the entries of one object file, not always those of the section
         let Some(next) = at.checked_add(4 + u32::from_le_bytes(*length) as usize) else {
             break;
         };
         at = next;
+    }
+    functions.sort_unstable();
+    for code in code_ranges(elf) {
+        let mut described = code.start;
+        let inside = functions.iter().filter(|(start, _)| code.contains(start));
+        for &(start, end) in inside.chain([&(code.end, code.end)]) {
+            let hole = described..start;
+            if is_large(&hole) && found.holes.len() < MAX_LOOKS {
+                found.holes.push(hole);
+            }
+            described = described.max(end);
+        }
     }
     Some(found)
 }
