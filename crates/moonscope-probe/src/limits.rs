@@ -138,6 +138,10 @@ pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs
 /// which there is no Lua; so starting later is better, as long as whoever waits for it does not wonder.
 pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// How long all processes of a machine are looked at before the first tick, and as long their tables are waited for. A
+/// look takes some 0.3 ms; what is not ready is walked from stack copies, without Lua.
+pub const ALL_AT_START: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// Unwind rules that the table of one file may add to those of all. libc has 300; a file with very many would take
 /// the 65,536 numbers from all others.
 pub const MAX_NEW_RULES: usize = 1 << 13;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use moonscope_process::{Pid, Process, process};
+use moonscope_process::{Pid, Process, list, process};
 use moonscope_unwind::abi;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -18,7 +18,7 @@ use crate::collectors;
 use crate::drain::{Change, Drain};
 use crate::error::ProbeError;
 use crate::executables::Executables;
-use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
+use crate::limits::{ALL_AT_START, Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
@@ -191,7 +191,11 @@ impl Session {
             _stats: stats,
         };
         session.add_first_targets(&options.scope)?;
-        session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
+        let patience = match options.scope {
+            Scope::All => ALL_AT_START,
+            _ => TABLES_AT_START,
+        };
+        session.drain.borrow_mut().wait_for_tables(patience);
         session.drain.borrow_mut().look_for_lua();
         for collector in &mut session.collectors {
             session.object.attach(collector.as_mut())?;
@@ -201,7 +205,10 @@ impl Session {
 
     fn add_first_targets(&mut self, scope: &Scope) -> Result<(), ProbeError> {
         match scope {
-            Scope::All => Ok(()),
+            Scope::All => {
+                self.look_at_all();
+                Ok(())
+            }
             Scope::Processes(pids) => pids.iter().try_for_each(|&pid| self.add_target(pid)),
             Scope::Cgroup { members, .. } => {
                 for &pid in members {
@@ -210,6 +217,23 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Reads the mappings of the processes that are there, as far as the time allows: the others are looked at when
+    /// they are sampled.
+    fn look_at_all(&mut self) {
+        let start = Instant::now();
+        let mut drain = self.drain.borrow_mut();
+        for process in list::processes().unwrap_or_default() {
+            if start.elapsed() > ALL_AT_START {
+                break;
+            }
+            if !process.is_kernel_thread && !process.is_zombie {
+                let _ = drain.scan(process.pid);
+            }
+        }
+        // one that cannot be looked at is told of if it is sampled
+        drain.processes.counts.not_permitted = 0;
     }
 
     /// Starts to measure.
