@@ -1,72 +1,34 @@
 //! What becomes of each record: counted at once, or kept until the mappings of its process are known.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod late;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moonscope_process::Pid;
-use moonscope_unwind::{WalkEnd, WalkFrame, abi};
+use moonscope_unwind::{WalkEnd, abi};
 use rustc_hash::FxHashMap;
 
-use crate::comparison::{Comparison, was_copied_for_comparison};
 use crate::definitions::{Definition, Definitions, Verdict};
 use crate::executables::Executables;
-use crate::frames::{cut_of, locate, moved};
+use crate::frames::{cut_of, locate};
 use crate::generation::Generation;
 use crate::limits::REMEMBERED_STACKS;
-use crate::lua::{LuaCounts, LuaNotes, LuaProcesses, LuaView, UserFrame, native_frames, splice, user_frames};
+use crate::lua::{LuaCounts, LuaNotes, LuaProcesses, LuaView, UserFrame, splice, user_frames};
 use crate::mmap_watch::MmapWatch;
 use crate::processes::{Processes, monotonic_now};
-use crate::sample::{KeptRecord, RawSample, Record, comm_bytes, comm_text};
+use crate::received::Received;
+use crate::sample::{KeptRecord, RawSample, Record, comm_bytes};
 use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread, What};
 use crate::tables::TableStore;
-use crate::user_walk::walk_copy;
 
 /// Why a stack is cut, where no walk got to say so.
 const ENDED_EARLY: &str = "process ended before its mappings could be read";
-const MAPPING_CHANGED: &str = "mapping changed while the sample was taken";
-const WITHOUT_LUA: &str = "walked from a stack copy: without Lua frames";
-const NOT_PERMITTED: &str = "mappings of the process may not be read";
 
 /// Kernel frames at the leaf that may be those of the tracepoint which took the stack: our program, bpf_trace_run,
 /// __bpf_trace_*, __traceiter_*.
 const TRACING_FRAMES: usize = 4;
-
-/// What came out of the ring buffer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Received {
-    /// Samples whose stack is complete.
-    pub complete: u64,
-    /// Samples whose stack is cut, by reason.
-    pub truncated: BTreeMap<&'static str, u64>,
-    /// Of both: samples that were walked in user space.
-    pub walked_here: u64,
-    /// Of both: samples with at least one frame found by a frame pointer.
-    pub by_frame_pointer: u64,
-    /// Records that were none of ours; more than 0 is a defect.
-    pub malformed: u64,
-    /// Things that were summed up for a stack that never came, by event.
-    pub without_stack: [u64; abi::MS_MAX_EVENTS as usize],
-    /// Processes that there was no time to look at when the recording ended: what lasts in them is missing.
-    pub not_looked_at: u64,
-    /// Samples that were walked in the kernel and here (tests only).
-    pub comparison: Comparison,
-}
-
-impl Received {
-    /// Counts samples by whether their stack is cut.
-    pub(crate) fn count(&mut self, cut: Option<&'static str>, samples: u64) {
-        match cut {
-            None => self.complete += samples,
-            Some(reason) => *self.truncated.entry(reason).or_default() += samples,
-        }
-    }
-
-    /// All samples.
-    pub fn samples(&self) -> u64 {
-        self.complete + self.truncated.values().sum::<u64>()
-    }
-}
 
 /// What the session wants to hear of while it drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,40 +213,6 @@ impl Drain {
         self.executables.release_memory();
     }
 
-    /// Reads the mappings of the process of a sample, or takes what it was seen to map. Gives the reason
-    /// if neither is to be had.
-    fn look_again(&mut self, sample: &RawSample<'_>) -> Option<&'static str> {
-        let head = &sample.head;
-        let believed = self.processes.exec_vm(head.pid);
-        let Err(err) = self.scan(head.pid) else {
-            let newest = self.processes.newest(head.pid).map(|newest| newest.number);
-            let changed_nothing =
-                newest == Some(head.generation) && self.processes.exec_vm(head.pid) == believed;
-            if changed_nothing && head.flags & abi::MS_SAMPLE_MAPS_CHANGED != 0 {
-                self.processes.learn_exec_vm(head.pid, head.exec_vm);
-            }
-            return None;
-        };
-        // with /proc mounted hidepid=2 what may not be read looks like what is not there
-        let reason = if err.is_permission() || is_hidden(head.pid) {
-            NOT_PERMITTED
-        } else {
-            ENDED_EARLY
-        };
-        (!self.use_what_was_seen(sample, reason == ENDED_EARLY)).then_some(reason)
-    }
-
-    fn use_what_was_seen(&mut self, sample: &RawSample<'_>, has_ended: bool) -> bool {
-        let head = &sample.head;
-        if self.watch.executed_within(head.pid, head.time, u64::MAX) {
-            return false; // what was seen is another program's
-        }
-        let seen = self.watch.seen(head.pid).unwrap_or_default();
-        let comm = comm_text(sample);
-        self.processes
-            .add_seen(head.pid, &comm, &seen, has_ended, &mut self.executables)
-    }
-
     fn notice(&mut self, event: &abi::ms_event) {
         match event.kind {
             abi::MS_EVENT_FORK => {
@@ -371,91 +299,6 @@ impl Drain {
         self.processes
             .generation(head.pid, head.generation, head.time)
             .map(|(generation, _)| Arc::clone(generation))
-    }
-
-    /// Counts a sample for which the mappings were read (or `failed` to be) after it was taken.
-    fn count_late(&mut self, sample: &RawSample<'_>, failed: Option<&'static str>) {
-        let head = &sample.head;
-        let is_of_next = |read_at| self.watch.executed_within(head.pid, head.time, read_at);
-        let newest = match self.processes.newest_read_at(head.pid) {
-            Some(read_at) if is_of_next(read_at) => None,
-            _ => self.processes.newest(head.pid).cloned(),
-        };
-        let used = self.generation_of(sample);
-        let was_true = self
-            .processes
-            .generation(head.pid, head.generation, head.time)
-            .is_some_and(|(_, was)| was);
-        if was_true && was_copied_for_comparison(sample) {
-            self.compare(sample, used.as_deref());
-        }
-        let (generation, frames, cut) = match (sample.copy(), &newest, &used) {
-            // what the kernel side walked with was true, whatever came after
-            (_, _, Some(used)) if was_true && sample.end().is_complete() => {
-                (Some(used), user_frames(sample.user()), None)
-            }
-            // and so it was where its frames are: generated code comes and goes
-            (Some(_), Some(newest), Some(used))
-                if sample.end().is_complete()
-                    && !native_frames(sample.user())
-                        .iter()
-                        .any(|frame| moved(frame, used, newest)) =>
-            {
-                (Some(newest), user_frames(sample.user()), None)
-            }
-            (Some((registers, stack)), Some(newest), _) => {
-                self.received.walked_here += 1;
-                let walk = walk_copy(
-                    newest,
-                    &mut self.executables,
-                    head.pid,
-                    registers,
-                    &stack,
-                    self.max_depth,
-                );
-                // a copy of the native stack has no Lua in it
-                let lacks_lua = self.lua.are_in_vm(head.pid, &walk.frames).then_some(WITHOUT_LUA);
-                let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
-                (Some(newest), frames, cut_of(walk.end).or(lacks_lua))
-            }
-            (Some((registers, _)), None, _) => {
-                let addr = registers.regs[abi::MS_REG_RIP as usize];
-                let leaf = WalkFrame {
-                    addr,
-                    exact: true,
-                    fp: false,
-                };
-                let leaf = vec![UserFrame::Native(leaf)];
-                (None, leaf, Some(failed.unwrap_or(ENDED_EARLY)))
-            }
-            (None, newest, used) => {
-                let mut frames = user_frames(sample.user());
-                let mut cut = cut_of(sample.end());
-                if let (Some(newest), Some(used)) = (newest, used)
-                    && let Some(changed) = frames.iter().position(
-                        |frame| matches!(frame, UserFrame::Native(frame) if moved(frame, used, newest)),
-                    )
-                {
-                    frames.truncate(changed);
-                    cut = Some(MAPPING_CHANGED);
-                }
-                (used.as_ref().or(newest.as_ref()), frames, cut)
-            }
-        };
-        let generation = generation.map(Arc::as_ref);
-        let (stack, verdict) = self.place(sample, generation, &frames, cut);
-        self.add(sample, (&frames, stack), generation, verdict);
-    }
-
-    /// Walks a sample once more, as the oracle of the walk in the kernel.
-    fn compare(&mut self, sample: &RawSample<'_>, used: Option<&Generation>) {
-        let (Some((registers, stack)), Some(used)) = (sample.copy(), used) else {
-            return;
-        };
-        let files = &mut self.executables;
-        let walk = walk_copy(used, files, sample.head.pid, registers, &stack, self.max_depth);
-        let comparison = &mut self.received.comparison;
-        comparison.add(&native_frames(sample.user()), sample.end(), &walk);
     }
 
     /// Interns the stack of a sample: cut mark, user frames, kernel frames, root first.
@@ -581,18 +424,6 @@ impl Drain {
         }
         self.definitions.make_room()
     }
-}
-
-/// Is the process there although `/proc` does not show it?
-fn is_hidden(pid: Pid) -> bool {
-    let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
-        return false;
-    };
-    let is_there = !matches!(
-        rustix::process::test_kill_process(id),
-        Err(rustix::io::Errno::SRCH)
-    );
-    is_there && !std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// The moment of a sample.

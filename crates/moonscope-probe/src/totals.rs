@@ -2,10 +2,10 @@
 
 use moonscope_unwind::abi;
 
-use crate::drain::Received;
 use crate::executables::TableCounts;
 use crate::lua::LuaCounts;
 use crate::processes::ProcessCounts;
+use crate::received::Received;
 use crate::shared_array::SharedArray;
 use crate::statistics::RunTime;
 

@@ -1,0 +1,43 @@
+//! What came out of the ring buffer, by what became of it.
+
+use std::collections::BTreeMap;
+
+use moonscope_unwind::abi;
+
+use crate::comparison::Comparison;
+
+/// What came out of the ring buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Samples whose stack is complete.
+    pub complete: u64,
+    /// Samples whose stack is cut, by reason.
+    pub truncated: BTreeMap<&'static str, u64>,
+    /// Of both: samples that were walked in user space.
+    pub walked_here: u64,
+    /// Of both: samples with at least one frame found by a frame pointer.
+    pub by_frame_pointer: u64,
+    /// Records that were none of ours; more than 0 is a defect.
+    pub malformed: u64,
+    /// Things that were summed up for a stack that never came, by event.
+    pub without_stack: [u64; abi::MS_MAX_EVENTS as usize],
+    /// Processes that there was no time to look at when the recording ended: what lasts in them is missing.
+    pub not_looked_at: u64,
+    /// Samples that were walked in the kernel and here (tests only).
+    pub comparison: Comparison,
+}
+
+impl Received {
+    /// Counts samples by whether their stack is cut.
+    pub(crate) fn count(&mut self, cut: Option<&'static str>, samples: u64) {
+        match cut {
+            None => self.complete += samples,
+            Some(reason) => *self.truncated.entry(reason).or_default() += samples,
+        }
+    }
+
+    /// All samples.
+    pub fn samples(&self) -> u64 {
+        self.complete + self.truncated.values().sum::<u64>()
+    }
+}
