@@ -158,6 +158,11 @@ pub trait Collector {
         tag
     }
 
+    /// Names of the labels that it gives.
+    fn label_names(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Labels of a tag. `kernel` are the names of the kernel's functions on the stack, leaf first.
     fn labels(&self, _tag: u32, _kernel: &[&str]) -> Vec<(&'static str, String)> {
         Vec::new()

@@ -1,8 +1,10 @@
-//! All collectors. A new one is a file in `bpf/`, a file in this folder, and a line in [`ALL`].
+//! All collectors. A new one is a file in `bpf/`, a file in this folder, its module and an entry of [`ALL`] here.
 
 mod counter;
 mod cpu;
 pub mod offcpu;
+
+use std::collections::BTreeSet;
 
 use moonscope_unwind::abi;
 
@@ -113,6 +115,13 @@ pub const WALL: &str = "wall";
 /// All events that need no argument.
 pub(crate) fn all() -> Vec<EventSpec> {
     ALL.iter().map(|event| EventSpec::parse(event.name)).collect()
+}
+
+/// Names of the labels that events give their samples.
+pub fn labels() -> BTreeSet<&'static str> {
+    let collectors = all().into_iter().filter_map(|event| create(&[event]).ok());
+    let names = collectors.flatten().flat_map(|collector| collector.label_names());
+    names.copied().collect()
 }
 
 /// The collectors of these events, each once.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use moonscope_probe::{Change, EventSpec, Options, ProbeError, Session, WalkLoop};
 use moonscope_profile::{Grouping, PluginPaths, Profile, Summary, WriteOptions};
 use moonscope_symbols::{SymbolOptions, Symbolizer};
@@ -82,13 +83,13 @@ pub struct RecordArgs {
     stacks: StackArgs,
 
     /// What makes the outermost frame of graphs, and the table at the end: comm, pid, tid, thread,
-    /// lua-state, plugin, phase, offcpu-reason, or none
+    /// lua-state, plugin, phase, a label of the event such as offcpu-reason, or none
     #[arg(
         long,
         value_name = "LABEL",
         default_value = "comm",
         help_heading = "What graphs show",
-        value_parser = ["comm", "pid", "tid", "thread", "lua-state", "plugin", "phase", "offcpu-reason", "none"],
+        value_parser = PossibleValuesParser::new(labels()),
         hide_possible_values = true
     )]
     by: String,
@@ -105,6 +106,21 @@ pub struct RecordArgs {
     /// Measure the time spent in the sampling program itself, with the kernel's BPF statistics
     #[arg(long)]
     measure_cost: bool,
+}
+
+/// What `--by` takes.
+fn labels() -> impl Iterator<Item = &'static str> {
+    let always = [
+        "comm",
+        "pid",
+        "tid",
+        "thread",
+        "lua-state",
+        "plugin",
+        "phase",
+        "none",
+    ];
+    always.into_iter().chain(moonscope_probe::collectors::labels())
 }
 
 /// What stacks hold.

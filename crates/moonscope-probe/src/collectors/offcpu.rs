@@ -47,6 +47,9 @@ pub const MAX_BLOCK: &str = "max-block";
 /// The setting for the states in which threads leave: bit n is `enum ms_offcpu_how` n.
 pub const STATE: &str = "state";
 
+/// The label with what a thread waits for.
+const REASON: &str = "offcpu-reason";
+
 impl Collector for OffCpu {
     fn name(&self) -> &'static str {
         "offcpu"
@@ -200,8 +203,12 @@ impl Collector for OffCpu {
             })
     }
 
+    fn label_names(&self) -> &'static [&'static str] {
+        &[REASON]
+    }
+
     fn labels(&self, tag: u32, kernel: &[&str]) -> Vec<(&'static str, String)> {
-        vec![("offcpu-reason", reason::reason(tag, kernel).to_owned())]
+        vec![(REASON, reason::reason(tag, kernel).to_owned())]
     }
 }
 
