@@ -127,7 +127,16 @@ pub fn labels() -> BTreeSet<&'static str> {
 /// The collectors of these events, each once.
 pub(crate) fn create(events: &[EventSpec]) -> Result<Vec<AnyCollector>, ProbeError> {
     let mut all: Vec<AnyCollector> = Vec::new();
-    for spec in events {
+    for (place, spec) in events.iter().enumerate() {
+        // the same programs cannot measure two things
+        let is_other = |earlier: &&EventSpec| earlier.name == spec.name && earlier.argument != spec.argument;
+        if events[..place].iter().any(|earlier| is_other(&earlier)) {
+            return Err(ProbeError::EventArgument {
+                event: spec.name.clone(),
+                argument: spec.argument.clone().unwrap_or_default(),
+                expected: "the same as before: an event can be measured in one way only",
+            });
+        }
         let event = ALL.iter().find(|event| event.name == spec.name);
         let Some(event) = event else {
             return Err(ProbeError::UnknownEvent {
@@ -135,7 +144,6 @@ pub(crate) fn create(events: &[EventSpec]) -> Result<Vec<AnyCollector>, ProbeErr
             });
         };
         for collector in (event.make)(spec)? {
-            // the same programs cannot measure two things
             if all.iter().all(|other| other.name() != collector.name()) {
                 all.push(collector);
             }
@@ -156,6 +164,16 @@ mod tests {
         let events = ["cpu", "wall", "offcpu"].map(EventSpec::parse);
         let names: Vec<_> = create(&events).unwrap().iter().map(|one| one.name()).collect();
         assert_eq!(names, ["cpu", "offcpu"]);
+    }
+
+    #[test]
+    fn an_event_has_one_argument() {
+        let events = ["page-faults:10", "cpu", "page-faults:20"].map(EventSpec::parse);
+        assert!(
+            matches!(create(&events), Err(ProbeError::EventArgument { event, .. }) if event == "page-faults")
+        );
+        let events = ["page-faults:10", "page-faults:10"].map(EventSpec::parse);
+        assert_eq!(create(&events).unwrap().len(), 1);
     }
 
     #[test]
