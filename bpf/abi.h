@@ -401,6 +401,48 @@ enum {
 	MS_OFFCPU_WOKEN = 1 << 17,	/* the second part of an interval: woken, and waiting for a CPU */
 };
 
+/* What `io` says of a call: an operation, a kind of file, and MS_IO_UNFINISHED. */
+enum ms_io_op {
+	MS_IO_NO_OP,
+	MS_IO_READ,		/* receives too */
+	MS_IO_WRITE,		/* sends too */
+	MS_IO_COPY,		/* from file to file: sendfile, splice, ... */
+	MS_IO_SYNC,
+	MS_IO_OP_MASK = 7,
+};
+
+enum ms_io_kind {
+	MS_IO_UNKNOWN,		/* no such file, or the kernel was not asked in time */
+	MS_IO_FILE,
+	MS_IO_TCP,
+	MS_IO_UDP,
+	MS_IO_UNIX,
+	MS_IO_PIPE,
+	MS_IO_DEVICE,
+	MS_IO_OTHER,
+	MS_NR_IO_KINDS,
+	MS_IO_KIND_SHIFT = 3,
+	MS_IO_KIND_MASK = 15 << MS_IO_KIND_SHIFT,
+	MS_IO_UNFINISHED = 1 << 7,	/* it lasts: only its time so far is known */
+};
+
+/* Places of the values of `io`. */
+enum {
+	MS_IO_BYTES,
+	MS_IO_TIME,
+	MS_IO_ERRORS,
+	MS_IO_AGAIN,		/* nothing happened: EAGAIN, EINTR and the like */
+};
+
+/* System calls of `io`, by number: enum ms_io_op, and where the file is told. */
+enum {
+	MS_IO_CALLS = 512,
+	MS_IO_FD_SHIFT = 3,	/* number of the argument that is the file, 0 to 2 */
+	MS_IO_FD_MASK = 3 << MS_IO_FD_SHIFT,
+	MS_IO_NO_FD = 3 << MS_IO_FD_SHIFT,
+	MS_IO_MESSAGES = 1 << 5,	/* the result is a number of struct mmsghdr */
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {

@@ -3,6 +3,8 @@
 #include "lifecycle.bpf.h"
 #include "counter.bpf.h"
 #include "cpu.bpf.h"
+#include "io.bpf.h"
+#include "io_uring.bpf.h"
 #include "offcpu.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -196,6 +196,21 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, enum walk_l
 	fill_sample(s, ctx, MS_SAMPLE_TRACEPOINT, loop);
 }
 
+/*
+ * The same without the kernel's part, which takes longer than all else where the kernel
+ * is deep; of a task that has no user part, the kernel's.
+ */
+static __always_inline void take_user_stack_only(struct scratch *s, void *ctx, enum walk_loop loop)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__u32 flags = MS_SAMPLE_TRACEPOINT;
+
+	if (!(BPF_CORE_READ(task, flags) & (PF_KTHREAD | PF_IO_WORKER)) && !saved_user_regs(task, &s->regs) &&
+	    is_user_mode(&s->regs))
+		flags = MS_SAMPLE_USER_MODE;
+	fill_sample(s, ctx, flags, loop);
+}
+
 /* Into the ring buffer; true if there was room. */
 static __always_inline bool ship(struct scratch *s)
 {
@@ -266,7 +281,8 @@ static __always_inline bool add_to(void *map, const struct ms_sum_key *key, cons
 	}
 	__sync_fetch_and_add(&old->count, sum->count);
 	for (int i = 0; i < MS_VALUES; i++)
-		__sync_fetch_and_add(&old->value[i], sum->value[i]);
+		if (sum->value[i])
+			__sync_fetch_and_add(&old->value[i], sum->value[i]);
 	return true;
 }
 

@@ -153,9 +153,10 @@ pub trait Collector {
         0
     }
 
-    /// The tag of something unfinished, now that the system call is known in which the thread waits.
-    fn tag_in_call(&self, tag: u32, _call: Option<u32>) -> u32 {
-        tag
+    /// The tag of something unfinished, now that the system call is known in which the thread waits; `None`: there is
+    /// nothing of this event in it.
+    fn tag_in_call(&self, tag: u32, _call: Option<u32>) -> Option<u32> {
+        Some(tag)
     }
 
     /// Names of the labels that it gives.

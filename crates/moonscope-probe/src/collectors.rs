@@ -2,6 +2,7 @@
 
 mod counter;
 mod cpu;
+mod io;
 pub mod offcpu;
 
 use std::collections::BTreeSet;
@@ -41,6 +42,11 @@ pub const ALL: &[Event] = &[
                 Box::new(offcpu::OffCpu::default()),
             ])
         },
+    },
+    Event {
+        name: "io",
+        what: "bytes and time of calls that read, write, send, receive, copy and sync, by kind of file",
+        make: |_| Ok(vec![Box::new(io::Io::default())]),
     },
     Event {
         name: "page-faults",

@@ -54,11 +54,10 @@ pub fn look(
                 let unseen = unfinished
                     .unseen
                     .filter(|_| !unfinished.seen.contains(&thread.tid));
-                if let Some((tag, sum)) = known.or(unseen) {
-                    let what = What {
-                        event: *event,
-                        tag: collector.tag_in_call(tag, call),
-                    };
+                if let Some((tag, sum)) = known.or(unseen)
+                    && let Some(tag) = collector.tag_in_call(tag, call)
+                {
+                    let what = What { event: *event, tag };
                     threads.push((place, what, sum));
                 }
             }

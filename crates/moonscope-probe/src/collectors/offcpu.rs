@@ -196,11 +196,11 @@ impl Collector for OffCpu {
         i64::try_from(sum.value[0]).unwrap_or(i64::MAX)
     }
 
-    fn tag_in_call(&self, tag: u32, call: Option<u32>) -> u32 {
-        tag & !(abi::MS_OFFCPU_CALL_MASK | abi::MS_OFFCPU_NO_CALL)
-            | call.map_or(abi::MS_OFFCPU_NO_CALL, |call| {
-                (call + 1) & abi::MS_OFFCPU_CALL_MASK
-            })
+    fn tag_in_call(&self, tag: u32, call: Option<u32>) -> Option<u32> {
+        let call = call.map_or(abi::MS_OFFCPU_NO_CALL, |call| {
+            (call + 1) & abi::MS_OFFCPU_CALL_MASK
+        });
+        Some(tag & !(abi::MS_OFFCPU_CALL_MASK | abi::MS_OFFCPU_NO_CALL) | call)
     }
 
     fn label_names(&self) -> &'static [&'static str] {
