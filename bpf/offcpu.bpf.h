@@ -77,16 +77,16 @@ static __always_inline __u32 tag_of_current(struct task_struct *task, __u32 how)
 {
 	const struct task_struct___sleep *t = (const void *)task;
 	__u32 tag = how << MS_OFFCPU_HOW_SHIFT;
-	struct pt_regs regs;
+	long call;
 
 	if (BPF_CORE_READ_BITFIELD_PROBED(t, in_iowait))
 		tag |= MS_OFFCPU_IOWAIT;
-	if (saved_user_regs(task, &regs))
+	/* not all registers: Linux 5.10 has 512 bytes of stack for all calls together */
+	if (saved_call(task, &call))
 		return tag;
-	/* the entry of an exception stores -1 (arch/x86/entry) */
-	if ((long)regs.orig_ax < 0)
+	if (call < 0)
 		return tag | MS_OFFCPU_NO_CALL;
-	return tag | ((__u32)(regs.orig_ax + 1) & MS_OFFCPU_CALL_MASK);
+	return tag | ((__u32)(call + 1) & MS_OFFCPU_CALL_MASK);
 }
 
 /* Of `s` or of what it was called: only times and the tag remain to be told. */

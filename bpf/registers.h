@@ -17,17 +17,23 @@ static __always_inline int is_user_mode(const struct pt_regs *regs)
  * A tick in kernel code: the user registers were saved at the top of the kernel
  * stack when the kernel was entered.
  */
+static __always_inline const struct pt_regs *where_user_regs_are(struct task_struct *task)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_task_pt_regs___probe))
+		return (void *)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf());
+	/* task_pt_regs() of kernels before 5.15; no padding on x86-64 there */
+	return (void *)(BPF_CORE_READ(task, stack) + ms_kernel_stack_size - sizeof(struct pt_regs));
+}
+
 static __always_inline int saved_user_regs(struct task_struct *task, struct pt_regs *to)
 {
-	__u64 from;
+	return bpf_probe_read_kernel(to, sizeof(*to), where_user_regs_are(task));
+}
 
-	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_task_pt_regs___probe)) {
-		from = (__u64)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf());
-	} else {
-		/* task_pt_regs() of kernels before 5.15; no padding on x86-64 there */
-		from = (__u64)BPF_CORE_READ(task, stack) + ms_kernel_stack_size - sizeof(*to);
-	}
-	return bpf_probe_read_kernel(to, sizeof(*to), (const void *)from);
+/* The number of the system call that the task is in; negative: in none (arch/x86/entry stores -1). */
+static __always_inline int saved_call(struct task_struct *task, long *call)
+{
+	return bpf_probe_read_kernel(call, sizeof(*call), &where_user_regs_are(task)->orig_ax);
 }
 
 static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs *regs)
