@@ -443,6 +443,15 @@ enum {
 	MS_IO_MESSAGES = 1 << 5,	/* the result is a number of struct mmsghdr */
 };
 
+/* Kinds of resident memory, with the kernel's numbers (MM_FILEPAGES ..., include/linux/mm_types_task.h). */
+enum ms_memory {
+	MS_MEMORY_FILE,
+	MS_MEMORY_ANONYMOUS,
+	MS_MEMORY_SWAP,		/* not resident */
+	MS_MEMORY_SHARED,	/* shmem: tmpfs, memfd, shared anonymous memory */
+	MS_MEMORY_KINDS,
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {

@@ -5,6 +5,7 @@
 #include "cpu.bpf.h"
 #include "io.bpf.h"
 #include "io_uring.bpf.h"
+#include "memory.bpf.h"
 #include "offcpu.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -3,6 +3,7 @@
 mod counter;
 mod cpu;
 mod io;
+pub mod memory;
 pub mod offcpu;
 
 use std::collections::BTreeSet;
@@ -47,6 +48,11 @@ pub const ALL: &[Event] = &[
         name: "io",
         what: "bytes and time of calls that read, write, send, receive, copy and sync, by kind of file",
         make: |_| Ok(vec![Box::new(io::Io::default())]),
+    },
+    Event {
+        name: "memory",
+        what: "where resident memory comes from, and where it is given back; `memory:BYTES` for each stack",
+        make: memory::create,
     },
     Event {
         name: "page-faults",

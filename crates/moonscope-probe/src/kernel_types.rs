@@ -6,7 +6,12 @@ use libbpf_rs::libbpf_sys;
 
 /// Does this kernel have this tracepoint? Each has a type of its own (include/trace/bpf_probe.h, Linux 5.5).
 pub fn has_tracepoint(name: &str) -> bool {
-    let Ok(name) = CString::new(format!("btf_trace_{name}")) else {
+    has_type(&format!("btf_trace_{name}"))
+}
+
+/// Does this kernel have this type?
+pub fn has_type(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else {
         return false;
     };
     // SAFETY: the name is a C string; the types are freed below, and nothing of them is kept.

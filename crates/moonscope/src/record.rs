@@ -39,6 +39,8 @@ Examples:
     moonscope convert apisix.json --by phase -o - --to txt
   Where the threads of a process wait, and for what, from a millisecond on:
     moonscope record -p 4321 -e offcpu --min-block 1ms -d 10 -o waits.svg
+  Who makes the resident memory of a process grow:
+    moonscope record -p 4321 -e memory -d 60 -o memory.svg
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
 
