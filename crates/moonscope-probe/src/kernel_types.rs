@@ -14,14 +14,15 @@ pub fn has_type(name: &str) -> bool {
     let Ok(name) = CString::new(name) else {
         return false;
     };
+    // that there are no types is told when the programs are loaded
+    let printing = libbpf_rs::set_print(None);
     // SAFETY: the name is a C string; the types are freed below, and nothing of them is kept.
-    unsafe {
+    let found = unsafe {
         let types = libbpf_sys::btf__load_vmlinux_btf();
-        if types.is_null() {
-            return false;
-        }
-        let found = libbpf_sys::btf__find_by_name(types, name.as_ptr()) > 0;
+        let found = !types.is_null() && libbpf_sys::btf__find_by_name(types, name.as_ptr()) > 0;
         libbpf_sys::btf__free(types);
         found
-    }
+    };
+    libbpf_rs::set_print(printing);
+    found
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use libbpf_rs::{MapCore, MapFlags};
 use moonscope_unwind::abi;
 
-use crate::collector::{Collector, Column, Programs, Unfinished};
+use crate::collector::{Collector, Column, Context, Programs, Unfinished};
 use crate::error::ProbeError;
 use crate::kernel_types::has_tracepoint;
 use crate::limits::Limits;
@@ -14,26 +14,15 @@ use crate::processes::monotonic_now;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
 
 /// Calls and requests.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Io {
-    /// Does the kernel tell of both ends of a request of io_uring?
-    has_io_uring: bool,
+    /// Does the kernel not tell of both ends of a request of io_uring?
+    lacks_io_uring: bool,
     /// `io_calls` of `bpf/io.bpf.h`.
     calls: Vec<u8>,
     /// When measuring began and ended (CLOCK_MONOTONIC, nanoseconds).
     started: u64,
     stopped: u64,
-}
-
-impl Default for Io {
-    fn default() -> Self {
-        Self {
-            has_io_uring: has_tracepoint(SUBMITTED),
-            calls: Vec::new(),
-            started: 0,
-            stopped: 0,
-        }
-    }
 }
 
 /// Since Linux 6.3; what told of a submission before had no request that `io_uring_complete` speaks of.
@@ -81,8 +70,13 @@ impl Collector for Io {
         &COLUMNS
     }
 
+    fn prepare(&mut self, _context: &Context<'_>) -> Result<(), ProbeError> {
+        self.lacks_io_uring = !has_tracepoint(SUBMITTED);
+        Ok(())
+    }
+
     fn programs(&self) -> &'static [&'static str] {
-        if self.has_io_uring {
+        if !self.lacks_io_uring {
             &[
                 "io_enter",
                 "io_exit",
@@ -171,7 +165,7 @@ impl Collector for Io {
     }
 
     fn how(&self) -> String {
-        let io_uring = if self.has_io_uring {
+        let io_uring = if !self.lacks_io_uring {
             "io_uring too"
         } else {
             "without io_uring, which this kernel does not tell of (Linux 6.3)"
@@ -233,7 +227,7 @@ mod tests {
 
     fn io() -> Io {
         Io {
-            has_io_uring: false,
+            lacks_io_uring: true,
             calls: vec![abi::MS_IO_READ as u8, abi::MS_IO_WRITE as u8, 0],
             started: 0,
             stopped: 0,
