@@ -82,8 +82,8 @@ fn the_stack_of_a_coroutine_ends_where_its_first_function_returns_to() {
             let snapshot = target.stop(target.pid()).unwrap();
             let (process, walk, _) = both_ways(&mut files, &snapshot);
             assert_eq!(walk.end, WalkEnd::Root, "{}", follow::describe(&process, &walk));
-            // the coroutine's own function, and what it returns to
-            assert!(walk.frames.len() > 3, "{}", follow::describe(&process, &walk));
+            // at the least the coroutine's own function, and what it returns to
+            assert!(walk.frames.len() >= 2, "{}", follow::describe(&process, &walk));
             target.resume();
         }
     }
