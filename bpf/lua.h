@@ -553,7 +553,13 @@ static __always_inline int lua_begin(struct walk *w, struct lua_state *state, en
 	nres = *(const __s32 *)(at + (layout->cf_nres & 0x18));
 	pc = *(const __u32 *)(at + (layout->cf_pc & 0x1c));
 	if (is_new && !w->lua.base) {
-		if (in_vm)
+		/*
+		 * C enters the VM, and PC is the type of the frame to be (FRAME_C or FRAME_CP;
+		 * vm_x64.dasc, vm_call to vm_call_dispatch): nothing of it is there yet.
+		 */
+		if (in_vm && w->exact && (w->reg[MS_REG_RBX] & ~4ULL) == LUA_FRAME_C)
+			flags |= MS_SEGMENT_EMPTY;
+		else if (in_vm)
 			flags |= MS_SEGMENT_GUESSED;
 		w->lua.base = state->base;
 		if (w->lua.leaving && lua_is_base(state, w->lua.leaving))
