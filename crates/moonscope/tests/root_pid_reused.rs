@@ -115,9 +115,11 @@ fn assert_each_is_of_its_program(recording: &Recording, pid: u32, programs: &[&s
     {
         // while the kernel loads a program, the thread has the new name and the registers of the old one
         // (of a tick in a thunk the kernel's own unwinder tells nothing but that)
-        let is_loading = sample.kernel().any(|frame| {
-            frame.name().ends_with("_execve") || frame.name().starts_with("__x86_indirect_thunk")
-        });
+        let mut kernel = sample.kernel().map(|frame| frame.name()).peekable();
+        let is_in_thunk =
+            kernel.peek().is_some() && kernel.all(|name| name.starts_with("__x86_indirect_thunk"));
+        let is_in_execve = sample.kernel().any(|frame| frame.name().ends_with("_execve"));
+        let is_loading = is_in_execve || is_in_thunk;
         assert!(sample.comm == sample.thread || is_loading, "{sample}");
         assert!(programs.contains(&sample.comm.as_str()), "{sample}");
         for frame in sample.user() {
