@@ -132,6 +132,19 @@ enum scratch_level {
 	SCRATCH_LEVELS,
 };
 
+/*
+ * Rules that walks on this CPU have found, by the address in the process: callers are
+ * mostly the same, and a search reads ten cache lines that were used a tick ago. The
+ * mappings of a generation never change, nor do the tables of their files.
+ */
+enum { MS_FOUND_RULES = 1024 };
+
+struct found_rule {
+	__u64 pc;
+	__u64 generation;		/* 0: empty */
+	struct ms_rule rule;
+};
+
 struct scratch {
 	struct walk walk;
 	struct pt_regs regs;
@@ -142,6 +155,7 @@ struct scratch {
 	__u32 has_new_function;		/* ms_lua_seen has not seen it */
 	struct ms_sample sample;
 	__u64 words[MS_SAMPLE_FRAMES + MS_NR_REGS + MS_STACK_BYTES / 8];
+	struct found_rule found[MS_FOUND_RULES];
 };
 
 struct {

@@ -73,6 +73,8 @@ static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs 
 	w->lua.parents = 0;
 	/* what stands there now may be another one */
 	w->lua.proto = 0;
+	w->lua.chunkname = 0;
+	w->lua.slots_at = 0;
 	w->lua.here = MS_LUA_NOT_HERE;
 }
 

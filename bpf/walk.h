@@ -11,6 +11,8 @@
  *   ms_rule(number)                   const struct ms_rule *, never NULL
  *   ms_table(index)                   const struct ms_table *, never NULL
  *   ms_mapping(index)                 const struct ms_mapping *, never NULL
+ *   ms_found_rule(w, pc)              const struct ms_rule * found there before, or NULL
+ *   ms_remember_rule(w, pc, rule)     may keep it for ms_found_rule
  *   ms_emit(w, word)                  stores a word of a frame, 0 on success
  *   ms_lua_layout(number)             const struct ms_lua_layout *, never NULL
  *   ms_lua_process(w)                 const struct ms_lua_process *, or NULL
@@ -27,6 +29,9 @@
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
+
+/* A function of its own: less code, which is cold whenever a sample is taken. */
+#define ms_outlined static __attribute__((noinline))
 
 #define MS_BIT(reg) (1U << (reg))
 #define MS_NO_LIMIT (~0ULL)
@@ -188,7 +193,7 @@ static __always_inline int ms_step_by_fp(struct walk *w, __u64 limit)
 }
 
 /* All registers come back from the signal frame that the kernel pushed. */
-static __always_inline int ms_step_signal(struct walk *w, const struct ms_rule *rule)
+ms_outlined int ms_step_signal(struct walk *w, const struct ms_rule *rule)
 {
 	/* struct sigcontext begins with these, in this order */
 	static const __u8 order[MS_UCONTEXT_NR_REGS] = {
@@ -263,7 +268,7 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 	} while (0)
 
 /* The caller's registers, where `rule` says they are below `cfa`. */
-static __always_inline int ms_return_to(struct walk *w, const struct ms_rule *rule, __u64 cfa)
+ms_outlined int ms_return_to(struct walk *w, const struct ms_rule *rule, __u64 cfa)
 {
 	__u32 words = rule->window & 15;
 	__u64 top = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
@@ -347,7 +352,7 @@ static __always_inline int ms_stuck(struct walk *w, __u32 why)
  * Code without unwind information: compiled Lua, a frame pointer, or what lies
  * between here and the VM that runs on this stack is left out.
  */
-static __always_inline int ms_step_stuck(struct walk *w)
+ms_outlined int ms_step_stuck(struct walk *w)
 {
 	__u32 why = w->stuck;
 	int is_live, by_fp;
@@ -380,27 +385,35 @@ static __always_inline int ms_step_stuck(struct walk *w)
 	return lua_begin(w, &live, LUA_AFTER_CALL_AND_GAP);
 }
 
-/*
- * One step of the walk: stores this frame and turns its registers into those
- * of its caller. Returns 1 to stop. Every stop has set w->end; nothing else
- * ends a walk.
- */
-static __always_inline int walk_step(struct walk *w)
+/* One step by a rule that is in force at the instruction pointer. */
+ms_outlined int ms_step_by(struct walk *w, const struct ms_rule *rule)
 {
-	__u64 pc = w->reg[MS_REG_RIP];
-	/* a return address may be the first byte of the next function */
-	__u64 lookup = w->exact ? pc : pc - 1;
+	switch (rule->cfa) {
+	case MS_CFA_ROOT:
+		return ms_stop(w, MS_END_ROOT);
+	case MS_CFA_SIGNAL:
+		return ms_step_signal(w, rule);
+	case MS_CFA_LUA_VM:
+	case MS_CFA_LUA_VM_INNER:
+	case MS_CFA_LUA_DISPATCH:
+	case MS_CFA_LUA_CALLBACK:
+		return lua_step_vm(w, rule);
+	case MS_CFA_LUA_HELPER:
+	case MS_CFA_LUA_LEAVING:
+		lua_note_leaf(w, rule);
+		/* fallthrough */
+	default:
+		return ms_step_by_rule(w, rule);
+	}
+}
+
+/* Finds the rule in force and the kind of code; without a rule the step is done, and gives what it gives. */
+ms_outlined int ms_search_rule(struct walk *w, __u64 pc, __u64 lookup, const struct ms_rule **to)
+{
 	const struct ms_table *table;
 	const struct ms_rule *rule;
-	int known;
+	int known = ms_find_mapping(w, lookup) == 0;
 
-	if (w->depth >= w->max_depth)
-		return ms_stop(w, MS_END_DEPTH);
-	if (w->lua.in_segment)
-		return lua_step(w);
-	if (w->stuck)
-		return ms_step_stuck(w);
-	known = ms_find_mapping(w, lookup) == 0;
 	w->in_memory = !known || w->here.kind == MS_MAPPING_ANON;
 	w->unseen = !known && w->depth;
 	/* where the thread is now is true whatever we know of it; a caller is not */
@@ -418,28 +431,44 @@ static __always_inline int walk_step(struct walk *w)
 	if (table->state == MS_TABLE_NO_INFO)
 		return ms_stuck(w, MS_END_NO_ROW);
 	rule = ms_rule(ms_find_rule(table, lookup - w->here.bias));
-	switch (rule->cfa) {
-	case MS_CFA_HOLE:
+	if (rule->cfa == MS_CFA_HOLE) {
 		/* a made-up return address: the first byte of what ends a stack (makecontext) */
 		if (!w->exact && ms_rule(ms_find_rule(table, pc - w->here.bias))->cfa == MS_CFA_ROOT)
 			return ms_stop(w, MS_END_ROOT);
 		return ms_stuck(w, MS_END_NO_ROW);
-	case MS_CFA_ROOT:
-		return ms_stop(w, MS_END_ROOT);
-	case MS_CFA_SIGNAL:
-		return ms_step_signal(w, rule);
-	case MS_CFA_LUA_VM:
-	case MS_CFA_LUA_VM_INNER:
-	case MS_CFA_LUA_DISPATCH:
-	case MS_CFA_LUA_CALLBACK:
-		return lua_step_vm(w, rule);
-	case MS_CFA_LUA_HELPER:
-	case MS_CFA_LUA_LEAVING:
-		lua_note_leaf(w, rule);
-		return ms_step_by_rule(w, rule);
-	default:
-		return ms_step_by_rule(w, rule);
 	}
+	ms_remember_rule(w, lookup, rule);
+	*to = rule;
+	return 0;
+}
+
+/*
+ * One step of the walk: stores this frame and turns its registers into those
+ * of its caller. Returns 1 to stop. Every stop has set w->end; nothing else
+ * ends a walk.
+ */
+static __always_inline int walk_step(struct walk *w)
+{
+	__u64 pc = w->reg[MS_REG_RIP];
+	/* a return address may be the first byte of the next function */
+	__u64 lookup = w->exact ? pc : pc - 1;
+	const struct ms_rule *rule;
+	int result;
+
+	if (w->depth >= w->max_depth)
+		return ms_stop(w, MS_END_DEPTH);
+	if (w->lua.in_segment)
+		return lua_step(w);
+	if (w->stuck)
+		return ms_step_stuck(w);
+	rule = ms_found_rule(w, lookup);
+	if (!rule) {
+		result = ms_search_rule(w, pc, lookup, &rule);
+		return rule ? ms_step_by(w, rule) : result;
+	}
+	w->in_memory = 0;
+	w->unseen = 0;
+	return ms_emit_native(w) || ms_step_by(w, rule);
 }
 
 #endif /* MOONSCOPE_WALK_H */

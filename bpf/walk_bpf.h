@@ -88,6 +88,31 @@ static __always_inline void ms_note_function(struct walk *w, __u64 proto, __u32 
 	s->has_new_function = 1;
 }
 
+static __always_inline struct found_rule *ms_place_of_rule(struct walk *w, __u64 pc)
+{
+	struct scratch *s = container_of(w, struct scratch, walk);
+
+	return &s->found[(pc ^ pc >> 10 ^ s->sample.generation) & (MS_FOUND_RULES - 1)];
+}
+
+static __always_inline const struct ms_rule *ms_found_rule(struct walk *w, __u64 pc)
+{
+	struct found_rule *found = ms_place_of_rule(w, pc);
+
+	if (found->pc != pc || found->generation != container_of(w, struct scratch, walk)->sample.generation)
+		return NULL;
+	return &found->rule;
+}
+
+static __always_inline void ms_remember_rule(struct walk *w, __u64 pc, const struct ms_rule *rule)
+{
+	struct found_rule *found = ms_place_of_rule(w, pc);
+
+	found->pc = pc;
+	found->generation = container_of(w, struct scratch, walk)->sample.generation;
+	found->rule = *rule;
+}
+
 #define ms_read_user(w, dst, len, addr) \
 	bpf_probe_read_user(dst, len, (const void *)(addr))
 

@@ -5,7 +5,14 @@
 
 #include "abi.h"
 
-enum { MS_WINDOW_BUFFER = 32 };	/* > MS_UCONTEXT_NR_REGS and MS_WINDOW_WORDS */
+enum {
+	MS_WINDOW_BUFFER = 32,	/* > MS_UCONTEXT_NR_REGS and MS_WINDOW_WORDS */
+	/*
+	 * Slots of a Lua stack that are read at once: a few frames. A stack has no fewer
+	 * (LJ_STACK_START and LJ_STACK_EXTRA, lj_def.h).
+	 */
+	MS_LUA_SLOTS = 32,
+};
 
 /* The Lua stack that is being walked, or was last. */
 struct lua_walk {
@@ -24,6 +31,10 @@ struct lua_walk {
 	__u32 helper;		/* depth at which a helper of the VM returns to the VM; 0: none */
 	__u64 proto;		/* the last prototype, and its MS_LUA_PRINT: recursion has it often */
 	__u64 print;
+	__u64 chunkname;	/* the last one, and what LUA_STRING_ID reads of it: files have many functions */
+	__u32 chunkname_id[3];
+	__u64 slots_at;		/* address of slots[0]; 0: nothing was read */
+	__u64 slots[MS_LUA_SLOTS];
 	__u32 parents;		/* coroutines that wait for the one that was met, walked so far */
 	__u64 leaving;		/* what will be lua_State.base; 0: it is what it should be */
 	__u32 here;		/* enum ms_lua_here, of the innermost VM */

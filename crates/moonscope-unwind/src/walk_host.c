@@ -84,6 +84,17 @@ static int ms_emit(struct walk *w, __u64 word)
 	return 0;
 }
 
+static const struct ms_rule *ms_found_rule(struct walk *w, __u64 pc)
+{
+	(void)w, (void)pc;
+	return NULL;
+}
+
+static void ms_remember_rule(struct walk *w, __u64 pc, const struct ms_rule *rule)
+{
+	(void)w, (void)pc, (void)rule;
+}
+
 #define ms_read_user(w, dst, len, addr) ((void)(w), around->read(around->context, dst, len, addr))
 
 #include "walk.h"
