@@ -173,10 +173,7 @@ impl LiveProcess {
         if process.has_exited() {
             return Err(ProcessError::Exited { pid });
         }
-        let info = ProcessInfo {
-            pid,
-            comm: process.comm.as_str().into(),
-        };
+        let info = ProcessInfo::look(pid, &process.comm);
         let Look {
             stacks,
             mut functions,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use moonscope_process::{Mapping, Pid, Process, ProcessError, StartTime, read_maps};
+use moonscope_process::{Mapping, Pid, Process, ProcessError, StartTime, cgroup, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
@@ -27,6 +27,23 @@ pub struct ProcessInfo {
     pub pid: Pid,
     /// Name of its main thread when it was looked at.
     pub comm: Arc<str>,
+    /// Its pid as it knows it itself, in its own pid namespace; `None` if it was gone too soon.
+    pub pid_inside: Option<Pid>,
+    /// Its control group, the whole path; empty if it was gone too soon.
+    pub cgroup: Arc<str>,
+}
+
+impl ProcessInfo {
+    /// Looks where a process is.
+    pub(crate) fn look(pid: Pid, comm: &str) -> Self {
+        let cgroup = cgroup::deepest(pid).unwrap_or_default();
+        Self {
+            pid,
+            comm: Arc::from(comm),
+            pid_inside: Process::find(pid).ok().map(|process| process.pid_inside()),
+            cgroup: Arc::from(cgroup.to_string_lossy()),
+        }
+    }
 }
 
 struct Known {
@@ -414,10 +431,7 @@ impl Processes {
 
     fn add_info(&mut self, pid: Pid, comm: &str) -> ProcessId {
         let id = ProcessId(self.infos.len() as u32);
-        self.infos.push(ProcessInfo {
-            pid,
-            comm: Arc::from(comm),
-        });
+        self.infos.push(ProcessInfo::look(pid, comm));
         id
     }
 

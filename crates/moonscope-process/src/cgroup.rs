@@ -54,6 +54,15 @@ pub fn memberships(pid: Pid) -> Result<Vec<Membership>, ProcessError> {
     Ok(parse_memberships(&text))
 }
 
+/// The control group that tells most of a process: of all its trees the deepest place, and of equal ones that of
+/// version 2. A machine with both has its services in one of them only.
+pub fn deepest(pid: Pid) -> Result<PathBuf, ProcessError> {
+    let deepest = memberships(pid)?
+        .into_iter()
+        .max_by_key(|at| (at.path.components().count(), at.hierarchy == Hierarchy::V2));
+    Ok(deepest.map(|at| at.path).unwrap_or_default())
+}
+
 /// Parses the text of a `cgroup` file. Lines of another form are left out.
 pub fn parse_memberships(text: &[u8]) -> Vec<Membership> {
     text.split(|&byte| byte == b'\n')

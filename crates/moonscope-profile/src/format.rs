@@ -8,7 +8,7 @@ use std::str::FromStr;
 use crate::error::{ReadError, WriteError};
 use crate::options::WriteOptions;
 use crate::profile::Profile;
-use crate::{folded, json, limits, pprof, speedscope, svg, table};
+use crate::{folded, json, limits, pprof, speedscope, stack_analyzer, svg, table};
 
 /// A file format for profiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub enum Format {
     Json,
     /// A table and a call tree for people.
     Text,
+    /// The text form of Stack_Analyzer.
+    StackAnalyzer,
 }
 
 /// No format has the ending of this file.
@@ -45,7 +47,7 @@ pub struct UnknownFormat {
 
 impl Format {
     /// Every format there is.
-    pub fn all() -> [Self; 6] {
+    pub fn all() -> [Self; 7] {
         [
             Self::Svg,
             Self::Folded,
@@ -53,6 +55,7 @@ impl Format {
             Self::Speedscope,
             Self::Json,
             Self::Text,
+            Self::StackAnalyzer,
         ]
     }
 
@@ -65,6 +68,7 @@ impl Format {
             Self::Speedscope => "speedscope",
             Self::Json => "json",
             Self::Text => "txt",
+            Self::StackAnalyzer => "stack-analyzer",
         }
     }
 
@@ -77,6 +81,7 @@ impl Format {
             Self::Speedscope => &[".speedscope.json"],
             Self::Json => &[".json"],
             Self::Text => &[".txt"],
+            Self::StackAnalyzer => &[".stacks"],
         }
     }
 
@@ -89,6 +94,7 @@ impl Format {
             Self::Speedscope => "for speedscope.app: time order, left heavy, sandwich",
             Self::Json => "everything that was recorded, lossless; for moonscope and scripts",
             Self::Text => "table of functions and call tree, for reading and mail",
+            Self::StackAnalyzer => "blocks of Stack_Analyzer, for its exporter and scripts that read them",
         }
     }
 
@@ -162,6 +168,7 @@ impl Format {
             Self::Speedscope => speedscope::write(profile, options, out),
             Self::Json => json::write(profile, out),
             Self::Text => table::write(profile, options, out),
+            Self::StackAnalyzer => stack_analyzer::write(profile, out),
         }
     }
 
@@ -179,7 +186,9 @@ impl Format {
             Self::Folded => folded::read(content),
             Self::Pprof => pprof::read(content),
             Self::Json => json::read(content),
-            Self::Svg | Self::Speedscope | Self::Text => Err(ReadError::WriteOnly { format: self }),
+            Self::Svg | Self::Speedscope | Self::Text | Self::StackAnalyzer => {
+                Err(ReadError::WriteOnly { format: self })
+            }
         }
     }
 

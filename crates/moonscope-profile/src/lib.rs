@@ -25,6 +25,7 @@ mod plugin;
 mod pprof;
 mod profile;
 mod speedscope;
+mod stack_analyzer;
 mod summary;
 mod svg;
 mod svg_boxes;

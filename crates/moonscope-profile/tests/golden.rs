@@ -143,3 +143,16 @@ fn comparisons() {
     raw.write(Format::Text, &mut content).unwrap();
     check("diff-raw.txt", &content);
 }
+
+#[test]
+fn stack_analyzer() {
+    for (name, profile) in [
+        ("gateway.stacks", example::gateway()),
+        ("hostile.stacks", example::hostile()),
+    ] {
+        check(
+            name,
+            &written(&profile, Format::StackAnalyzer, &WriteOptions::default()),
+        );
+    }
+}

@@ -40,7 +40,7 @@ pub struct ConvertArgs {
     from: Option<Format>,
 
     /// Format of outputs without a known ending
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, visible_alias = "format", value_name = "FORMAT")]
     to: Option<Format>,
 
     /// Replace files that exist
@@ -58,8 +58,8 @@ pub struct ConvertArgs {
 #[derive(Args)]
 #[command(next_help_heading = "What graphs show")]
 pub struct ShowArgs {
-    /// What makes the outermost frame: comm, pid, tid, thread, lua-state, plugin, phase, any label, or
-    /// none; tables have a summary by it
+    /// What makes the outermost frame: comm, pid, tid, thread, cgroup, lua-state, plugin, phase, any label,
+    /// or none; tables have a summary by it
     #[arg(long, value_name = "LABEL", default_value = "comm")]
     by: String,
 

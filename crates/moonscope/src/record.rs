@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use moonscope_probe::{Change, EventSpec, Options, ProbeError, Session, WalkLoop};
-use moonscope_profile::{Grouping, PluginPaths, Profile, Summary, WriteOptions};
+use moonscope_profile::{Format, Grouping, PluginPaths, Profile, Summary, WriteOptions};
 use moonscope_symbols::{SymbolOptions, Symbolizer};
 use moonscope_unwind::abi;
 
@@ -77,6 +77,10 @@ pub struct RecordArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
 
+    /// Format of files whose ending tells none [formats: `moonscope list formats`]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
     /// Replace files that exist
     #[arg(short, long)]
     force: bool,
@@ -85,7 +89,7 @@ pub struct RecordArgs {
     stacks: StackArgs,
 
     /// What makes the outermost frame of graphs, and the table at the end: comm, pid, tid, thread,
-    /// lua-state, plugin, phase, a label of the event such as offcpu-reason, or none
+    /// cgroup, lua-state, plugin, phase, a label of the event such as offcpu-reason, or none
     #[arg(
         long,
         value_name = "LABEL",
@@ -117,6 +121,7 @@ fn labels() -> impl Iterator<Item = &'static str> {
         "pid",
         "tid",
         "thread",
+        "cgroup",
         "lua-state",
         "plugin",
         "phase",
@@ -180,7 +185,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     } else {
         args.output.clone()
     };
-    let mut outputs = Outputs::check(&paths, args.force)?;
+    let mut outputs = Outputs::check_as(&paths, args.format, args.force)?;
     outputs.options = WriteOptions {
         group: Grouping::by(&args.by),
         plugins: PluginPaths::new(&args.plugin_path),

@@ -116,7 +116,7 @@ impl Comparison {
             Format::Svg => graph::write(self, out),
             Format::Folded => self.write_folded(out),
             Format::Text => text::write(self, out),
-            Format::Pprof | Format::Speedscope | Format::Json => {
+            Format::Pprof | Format::Speedscope | Format::Json | Format::StackAnalyzer => {
                 let known: Vec<_> = Format::all()
                     .into_iter()
                     .filter(|format| format.holds_diff())

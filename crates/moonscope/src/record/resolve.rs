@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use moonscope_probe::{
-    ExecutableId, LuaCode, LuaFunction, RawFrame, RawStackId, Recorded, UnfinishedProcess,
+    ExecutableId, LuaCode, LuaFunction, ProcessId, ProcessInfo, RawFrame, RawStackId, Recorded,
+    UnfinishedProcess,
 };
 use moonscope_process::Executable;
 use moonscope_profile::{
@@ -50,6 +51,7 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
             ("thread", LabelValue::from(name.as_str())),
             ("tid", LabelValue::from(thread.tid)),
         ];
+        labels.extend(process.into_iter().flat_map(place));
         labels.extend(
             thread
                 .lua
@@ -96,6 +98,8 @@ fn add_unfinished(
             ("thread", LabelValue::from(thread.comm.as_str())),
             ("tid", LabelValue::from(thread.tid)),
         ];
+        let info = process.live.recorded.process(ProcessId(0));
+        labels.extend(info.into_iter().flat_map(place));
         let of_event = recorded.measured().labels(what, &[]);
         labels.extend(
             of_event
@@ -106,6 +110,15 @@ fn add_unfinished(
         let stack = thread.stack.id.and_then(|RawStackId(id)| stacks[id as usize]);
         profile.add(stack, labels, &recorded.measured().row(what, sum));
     }
+}
+
+/// Where a process is: its control group, and its pid in its own namespace if that is another one.
+fn place(process: &ProcessInfo) -> Vec<(&'static str, LabelValue)> {
+    let inside = process.pid_inside.filter(|inside| *inside != process.pid);
+    let cgroup = Some(&process.cgroup).filter(|path| !path.is_empty());
+    let cgroup = cgroup.map(|path| ("cgroup", LabelValue::from(Arc::clone(path))));
+    let inside = inside.map(|pid| ("ns-pid", LabelValue::from(pid)));
+    cgroup.into_iter().chain(inside).collect()
 }
 
 /// The kernel's functions at the end of a stack, leaf first.
