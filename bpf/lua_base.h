@@ -155,7 +155,7 @@ static __always_inline __u64 lua_base_register(const struct walk *w, const struc
  * nothing of Lua, and lua_State there over calls of all others, which find the
  * base in lua_State (vm_x64.dasc, vm_x86.dasc: "mov RB, BASE", "mov L:RB, SAVE_L").
  */
-static __always_inline void lua_find_base(struct walk *w, const struct lua_state *state, int in_vm,
+ms_outlined void lua_find_base(struct walk *w, const struct lua_state *state, int in_vm,
 					  int certain)
 {
 	__u64 base = lua_base_register(w, ms_lua_layout(state->layout));

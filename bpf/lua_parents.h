@@ -72,11 +72,11 @@ static __always_inline __u32 lua_find_parent(struct walk *w, struct lua_state *t
 /* The coroutine has no more frames: those of its parent follow, if it has one. */
 static __always_inline int lua_end_coroutine(struct walk *w)
 {
-	struct lua_state parent;
+	struct lua_state *parent = &w->other;
 	__u32 why = MS_PARENT_TOO_DEEP;
 
 	if (w->lua.parents < MS_MAX_PARENTS)
-		why = lua_find_parent(w, &parent);
+		why = lua_find_parent(w, parent);
 	w->lua.skip = 0;
 	w->lua.replaced = 0;
 	w->lua.pc = 0;
@@ -90,11 +90,11 @@ static __always_inline int lua_end_coroutine(struct walk *w)
 		return lua_leave(w);
 	}
 	w->lua.parents++;
-	w->lua.l = parent.l;
-	w->lua.base = parent.base;
-	w->lua.bottom = parent.bottom;
-	w->lua.maxstack = parent.maxstack;
-	if (lua_emit(w, MS_LUA_SEGMENT, parent.l, (parent.g & MS_SEGMENT_G_MASK) | MS_SEGMENT_PARENT))
+	w->lua.l = parent->l;
+	w->lua.base = parent->base;
+	w->lua.bottom = parent->bottom;
+	w->lua.maxstack = parent->maxstack;
+	if (lua_emit(w, MS_LUA_SEGMENT, parent->l, (parent->g & MS_SEGMENT_G_MASK) | MS_SEGMENT_PARENT))
 		return ms_stop(w, MS_END_DEPTH);
 	return 0;
 }

@@ -84,18 +84,6 @@ enum {
 	LUA_TRACE_ENTRY = 16,
 };
 
-/* What is read of a lua_State, and of the global_State it belongs to. */
-struct lua_state {
-	__u64 l;
-	__u64 g;
-	__u64 base;
-	__u64 bottom;
-	__u64 maxstack;
-	__u64 cframe;
-	__u64 jit_base;		/* 0 if this is not the state that runs */
-	__u64 layout;		/* number of its ms_lua_layout */
-};
-
 static __always_inline int lua_is_gc32(const struct ms_lua_layout *layout)
 {
 	return layout->state == MS_LUA_GC32;

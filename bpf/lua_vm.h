@@ -44,14 +44,14 @@ static __always_inline int lua_is_called_back(struct walk *w, __u64 number)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
 	int is_gc32 = lua_is_gc32(layout);
-	struct lua_state state;
+	struct lua_state *state = &w->other;
 	struct lua_slots slots;
 	__u64 cont;
 
-	if (w->exact || lua_state_at(w, number, w->reg[MS_REG_RSP], &state) ||
-	    lua_read_slots(w, layout, state.base, &slots) ||
+	if (w->exact || lua_state_at(w, number, w->reg[MS_REG_RSP], state) ||
+	    lua_read_slots(w, layout, state->base, &slots) ||
 	    (slots.link & LUA_FRAME_TYPEP) != LUA_FRAME_CONT ||
-	    ms_read_user(w, &cont, 8, state.base - (is_gc32 ? 16 : 32)))
+	    ms_read_user(w, &cont, 8, state->base - (is_gc32 ? 16 : 32)))
 		return 0;
 	return (is_gc32 ? (__u32)cont : cont) == LUA_CONT_FFI_CALLBACK;
 }
@@ -65,12 +65,12 @@ static __always_inline int lua_is_left(struct walk *w, __u64 number)
 {
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
 	__u64 sp = w->reg[MS_REG_RSP], l, prev;
-	struct lua_state state;
+	struct lua_state *state = &w->other;
 
-	if (w->exact || lua_read_ref(w, layout, sp + layout->cf_l, &l) || lua_read_state(w, number, l, &state) ||
+	if (w->exact || lua_read_ref(w, layout, sp + layout->cf_l, &l) || lua_read_state(w, number, l, state) ||
 	    lua_read_cframe(w, sp + layout->cf_prev, &prev))
 		return 0;
-	return (!state.cframe || state.cframe > sp) && (!prev || prev > sp);
+	return (!state->cframe || state->cframe > sp) && (!prev || prev > sp);
 }
 
 /*
@@ -84,7 +84,7 @@ ms_outlined int lua_step_vm(struct walk *w, const struct ms_rule *rule)
 	const struct ms_lua_layout *layout = ms_lua_layout(number);
 	enum lua_entry entry = LUA_BY_RETURN;
 	__u64 sp = w->reg[MS_REG_RSP];
-	struct lua_state state;
+	struct lua_state *state = &w->found;
 
 	if (layout->state == MS_LUA_NO_LAYOUT)
 		return ms_stop(w, MS_END_UNSUPPORTED);
@@ -97,8 +97,8 @@ ms_outlined int lua_step_vm(struct walk *w, const struct ms_rule *rule)
 	/* C calls a function, and has written no link: the low bits of rbx are FRAME_C's */
 	if (w->exact && rule->cfa == MS_CFA_LUA_DISPATCH && (w->reg[MS_REG_RBX] & LUA_FRAME_TYPE) == LUA_FRAME_C)
 		return ms_return_to(w, rule, sp + layout->cframe_size);
-	if (lua_state_at(w, number, sp, &state) && lua_state_at(w, number, sp + 8, &state)) {
-		if (lua_state_below(w, number, &state)) {
+	if (lua_state_at(w, number, sp, state) && lua_state_at(w, number, sp + 8, state)) {
+		if (lua_state_below(w, number, state)) {
 			if (lua_is_left(w, number))
 				return ms_return_to(w, rule, sp + layout->cframe_size);
 			if (lua_emit(w, MS_LUA_SEGMENT, 0, MS_SEGMENT_NO_STATE))
@@ -112,12 +112,12 @@ ms_outlined int lua_step_vm(struct walk *w, const struct ms_rule *rule)
 	 * jit_base may be set already (BC_JLOOP), or still (lj_vm_exit_interp): there
 	 * BASE is right.
 	 */
-	if (state.l != w->lua.l &&
+	if (state->l != w->lua.l &&
 	    !((entry == LUA_IN_HANDLER || entry == LUA_IN_SUBROUTINE) &&
-	      lua_is_base(&state, lua_base_register(w, layout))) &&
-	    lua_read_jit_base(w, &state))
+	      lua_is_base(state, lua_base_register(w, layout))) &&
+	    lua_read_jit_base(w, state))
 		return ms_stop(w, MS_END_UNREADABLE);
-	return lua_begin(w, &state, entry);
+	return lua_begin(w, state, entry);
 }
 
 /*
@@ -156,7 +156,7 @@ static __always_inline __u64 lua_trace_call(struct walk *w, const struct lua_sta
 static __always_inline int lua_find_live(struct walk *w, struct lua_state *found)
 {
 	const struct ms_lua_process *process = ms_lua_process(w);
-	struct lua_state state;
+	struct lua_state *state = &w->other;
 	int result = -1;
 
 	if (!process)
@@ -166,11 +166,11 @@ static __always_inline int lua_find_live(struct walk *w, struct lua_state *found
 		const struct ms_lua_layout *layout = ms_lua_layout(number);
 		__u64 g = process->vm[i].g ? process->vm[i].g : lua_g_by_register(w, layout);
 
-		if (layout->state == MS_LUA_NO_LAYOUT || lua_state_of(w, number, g, LUA_GAP_STACK, &state))
+		if (layout->state == MS_LUA_NO_LAYOUT || lua_state_of(w, number, g, LUA_GAP_STACK, state))
 			continue;
-		if (!result && state.cframe >= found->cframe)
+		if (!result && state->cframe >= found->cframe)
 			continue;
-		*found = state;
+		*found = *state;
 		result = 0;
 	}
 	return result ? result : lua_read_jit_base(w, found);

@@ -356,33 +356,33 @@ ms_outlined int ms_step_stuck(struct walk *w)
 {
 	__u32 why = w->stuck;
 	int is_live, by_fp;
-	struct lua_state live;
+	struct lua_state *live = &w->found;
 	__u64 above, call = 0;
 
 	w->stuck = 0;
-	is_live = !lua_find_live(w, &live);
-	above = is_live ? live.cframe - w->reg[MS_REG_RSP] : 0;
-	if (is_live && live.jit_base && live.l != w->lua.l)
-		call = lua_trace_call(w, &live);
-	if (is_live && live.jit_base && above <= LUA_TRACE_STACK && w->in_memory && !call) {
+	is_live = !lua_find_live(w, live);
+	above = is_live ? live->cframe - w->reg[MS_REG_RSP] : 0;
+	if (is_live && live->jit_base && live->l != w->lua.l)
+		call = lua_trace_call(w, live);
+	if (is_live && live->jit_base && above <= LUA_TRACE_STACK && w->in_memory && !call) {
 		/* of an unknown mapping nothing but the leaf was believed */
 		if (w->unseen && ms_emit_native(w))
 			return 1;
-		return lua_begin(w, &live, LUA_ON_TRACE);
+		return lua_begin(w, live, LUA_ON_TRACE);
 	}
 	if (why == MS_END_NO_ROW) {
-		by_fp = ms_step_by_fp(w, is_live ? live.cframe : MS_NO_LIMIT);
+		by_fp = ms_step_by_fp(w, is_live ? live->cframe : MS_NO_LIMIT);
 		if (by_fp >= 0)
 			return by_fp;
 	}
 	if (!is_live)
 		return ms_stop(w, why);
 	if (!call)
-		return lua_begin(w, &live, LUA_AFTER_GAP);
+		return lua_begin(w, live, LUA_AFTER_GAP);
 	if (ms_emit(w, call & MS_FRAME_ADDR_MASK))
 		return ms_stop(w, MS_END_DEPTH);
 	w->depth++;
-	return lua_begin(w, &live, LUA_AFTER_CALL_AND_GAP);
+	return lua_begin(w, live, LUA_AFTER_CALL_AND_GAP);
 }
 
 /* One step by a rule that is in force at the instruction pointer. */

@@ -14,6 +14,18 @@ enum {
 	MS_LUA_SLOTS = 32,
 };
 
+/* What is read of a lua_State, and of the global_State it belongs to. */
+struct lua_state {
+	__u64 l;
+	__u64 g;
+	__u64 base;
+	__u64 bottom;
+	__u64 maxstack;
+	__u64 cframe;
+	__u64 jit_base;		/* 0 if this is not the state that runs */
+	__u64 layout;		/* number of its ms_lua_layout */
+};
+
 /* The Lua stack that is being walked, or was last. */
 struct lua_walk {
 	__u32 in_segment;	/* the next step is a Lua frame */
@@ -57,6 +69,9 @@ struct walk {
 	__u32 pid;
 	struct ms_mapping here;	/* the last one found: callers often share it */
 	struct lua_walk lua;
+	/* what a step works with: all calls together have 512 bytes of stack (Linux 5.10) */
+	struct lua_state found;
+	struct lua_state other;
 	__u64 window[MS_WINDOW_BUFFER];
 };
 
