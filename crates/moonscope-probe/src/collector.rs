@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, IntoRawFd, RawFd};
 
 use libbpf_rs::skel::Skel;
-use libbpf_rs::{Link, ProgramMut};
+use libbpf_rs::{Link, MapCore, MapFlags, ProgramMut};
 use moonscope_unwind::abi;
 
 use crate::error::ProbeError;
@@ -90,8 +90,9 @@ pub struct Context<'a> {
 /// A collector of whatever kind.
 pub type AnyCollector = Box<dyn Collector>;
 
-/// One event of a recording, from before its programs are loaded to the names in the profile.
-pub trait Collector {
+/// One event of a recording, from before its programs are loaded to the names in the profile. What values mean is asked in
+/// another thread while measuring goes on.
+pub trait Collector: Send + Sync {
     /// The name under which it was asked for.
     fn name(&self) -> &'static str;
 
@@ -140,6 +141,11 @@ pub trait Collector {
     /// What had begun in some threads when measuring ended, and lasts.
     fn unfinished(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Option<Unfinished> {
         None
+    }
+
+    /// Stacks that something has begun with that lasts: they must not be forgotten.
+    fn held(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
+        Vec::new()
     }
 
     /// How it measures, in words: `by cpu-clock at 99 Hz`.
@@ -258,6 +264,17 @@ pub fn is_program(program: &str, name: &str, walk_loop: WalkLoop) -> bool {
         Some("_plain_loop") => walk_loop == WalkLoop::PlainLoop,
         _ => false,
     }
+}
+
+/// The stacks in the values of a map: each value has one `struct ms_stack_id` at this place.
+pub fn stacks_in(map: &impl MapCore, at: usize) -> Vec<abi::ms_stack_id> {
+    let stack = |key: Vec<u8>| {
+        let value = map.lookup(&key, MapFlags::ANY).ok()??;
+        let word = |at: usize| Some(u64::from_ne_bytes(value.get(at..at + 8)?.try_into().ok()?));
+        let (a, b) = (word(at)?, word(at + 8)?);
+        ((a, b) != (0, 0)).then_some(abi::ms_stack_id { a, b })
+    };
+    map.keys().filter_map(stack).collect()
 }
 
 /// Time spent in the programs of a collector so far; zero unless the kernel's statistics are on.

@@ -1,11 +1,11 @@
 //! Stacks whose values come later: the kernel side ships each once, under an id, and then sums up its values.
 
 use moonscope_unwind::abi;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::limits::MAX_DEFINITIONS;
+use crate::limits::{FEW_DEFINITIONS, FORGOTTEN_AT_ONCE, IDLE_INTERVALS, MAX_DEFINITIONS};
 use crate::lua::LuaNotes;
-use crate::stacks::{RawStackId, Thread};
+use crate::stacks::{RawStackId, Renumbered, Thread};
 
 /// How a sample is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,21 +31,40 @@ pub struct Definition {
     pub lua: Option<LuaNotes>,
 }
 
+/// A definition, and when it was needed.
+#[derive(Debug)]
+struct Kept {
+    definition: Definition,
+    /// The interval in which it was last shipped or had values.
+    used: u32,
+    /// The interval at whose end the kernel side was told to ship it anew.
+    withdrawn: Option<u32>,
+}
+
 /// Stacks by the ids that the kernel side gave them.
 #[derive(Debug, Default)]
 pub struct Definitions {
-    by_id: FxHashMap<abi::ms_stack_id, Definition>,
+    by_id: FxHashMap<abi::ms_stack_id, Kept>,
+    /// Number of the interval at hand.
+    interval: u32,
 }
 
 impl Definitions {
     /// Remembers a stack; a newer one takes the place of an older one.
     pub fn insert(&mut self, id: abi::ms_stack_id, definition: Definition) {
-        self.by_id.insert(id, definition);
+        let kept = Kept {
+            definition,
+            used: self.interval,
+            withdrawn: None,
+        };
+        self.by_id.insert(id, kept);
     }
 
     /// The stack of this id; `None` if it was lost on its way.
-    pub fn get(&self, id: abi::ms_stack_id) -> Option<Definition> {
-        self.by_id.get(&id).cloned()
+    pub fn get(&mut self, id: abi::ms_stack_id) -> Option<Definition> {
+        let kept = self.by_id.get_mut(&id)?;
+        kept.used = self.interval;
+        Some(kept.definition.clone())
     }
 
     /// Forgets all when there are too many, and says so: the kernel side has to ship them anew.
@@ -55,5 +74,114 @@ impl Definitions {
             self.by_id.clear();
         }
         is_full
+    }
+
+    /// All stacks that are referred to.
+    pub fn stacks(&self) -> impl Iterator<Item = RawStackId> {
+        self.by_id.values().map(|kept| kept.definition.stack)
+    }
+
+    /// All threads that are referred to.
+    pub fn threads(&self) -> impl Iterator<Item = &Thread> {
+        self.by_id.values().map(|kept| &kept.definition.thread)
+    }
+
+    /// The tree of stacks was made smaller.
+    pub fn renumber(&mut self, renumbered: &Renumbered) {
+        self.by_id
+            .retain(|_, kept| match renumbered.get(kept.definition.stack) {
+                Some(stack) => {
+                    kept.definition.stack = stack;
+                    true
+                }
+                None => false,
+            });
+    }
+
+    /// An interval ends. Gives out which stacks the kernel side is to ship anew when they are met again; they are
+    /// forgotten two intervals later, when no values can be on their way any more. Not those that are `held`: something
+    /// has begun with this stack and lasts.
+    pub fn end_interval(
+        &mut self,
+        held: impl FnOnce() -> FxHashSet<abi::ms_stack_id>,
+    ) -> Vec<abi::ms_stack_id> {
+        let now = self.interval;
+        self.interval += 1;
+        self.by_id.retain(|_, kept| {
+            let is_gone = kept.withdrawn.is_some_and(|at| at + 2 <= now && kept.used <= at);
+            !is_gone
+        });
+        if self.by_id.len() <= FEW_DEFINITIONS {
+            return Vec::new();
+        }
+        let held = held();
+        let idle = self.by_id.iter_mut().filter(|(id, kept)| {
+            // one that had values after it was withdrawn is looked at once more
+            let is_withdrawn = kept.withdrawn.is_some_and(|at| kept.used <= at);
+            !is_withdrawn && kept.used + IDLE_INTERVALS <= now && !held.contains(id)
+        });
+        idle.take(FORGOTTEN_AT_ONCE)
+            .map(|(&id, kept)| {
+                kept.withdrawn = Some(now);
+                id
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> abi::ms_stack_id {
+        abi::ms_stack_id {
+            a: number as u64,
+            b: 1,
+        }
+    }
+
+    fn definition() -> Definition {
+        Definition {
+            stack: RawStackId(0),
+            thread: Thread {
+                process: None,
+                pid: 1,
+                tid: 1,
+                comm: [0; 16],
+                lua: None,
+            },
+            verdict: Verdict {
+                cut: None,
+                by_frame_pointer: false,
+                is_provisional: false,
+            },
+            lua: None,
+        }
+    }
+
+    #[test]
+    fn stacks_that_are_not_met_for_long_are_withdrawn_first_and_forgotten_later() {
+        let mut definitions = Definitions::default();
+        for number in 0..FEW_DEFINITIONS + 3 {
+            definitions.insert(id(number), definition());
+        }
+        let held = || FxHashSet::from_iter([id(1)]);
+        for _ in 0..IDLE_INTERVALS {
+            assert!(definitions.get(id(0)).is_some());
+            assert_eq!(definitions.end_interval(held), []);
+        }
+        let withdrawn = definitions.end_interval(held);
+        assert!(withdrawn.len() > FEW_DEFINITIONS / 2);
+        assert!(!withdrawn.contains(&id(0)) && !withdrawn.contains(&id(1)));
+        let [first, second] = [withdrawn[0], withdrawn[1]];
+        definitions.end_interval(held);
+        // values were on their way, and the other was met again
+        assert!(definitions.get(first).is_some());
+        definitions.insert(second, definition());
+        definitions.end_interval(held);
+        for kept in [id(0), id(1), first, second] {
+            assert!(definitions.get(kept).is_some());
+        }
+        assert!(definitions.get(withdrawn[2]).is_none());
     }
 }

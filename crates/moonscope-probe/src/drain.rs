@@ -1,6 +1,8 @@
 //! What becomes of each record: counted at once, or kept until the mappings of its process are known.
 
+mod intervals;
 mod late;
+mod values;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::received::Received;
 use crate::sample::{KeptRecord, RawSample, Record, comm_bytes};
 use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread, What};
 use crate::tables::TableStore;
+use intervals::{Ended, Size};
+pub use intervals::{Gathered, Interval};
 
 /// Why a stack is cut, where no walk got to say so.
 const ENDED_EARLY: &str = "process ended before its mappings could be read";
@@ -64,6 +68,10 @@ pub struct Drain {
     pub stacks: RawStacks,
     /// What came.
     pub received: Received,
+    /// The interval before, of which something may come still.
+    ended: Option<Ended>,
+    /// What there was when it was last looked through.
+    looked_through: Size,
     /// Processes that came, changed or went since the last look.
     pub changes: Vec<Change>,
     /// Watches for new mappings.
@@ -100,6 +108,8 @@ impl Drain {
             lua,
             stacks: RawStacks::default(),
             received: Received::default(),
+            ended: None,
+            looked_through: Size::default(),
             changes: Vec::new(),
             max_depth,
             outdated: BTreeSet::new(),
@@ -383,46 +393,10 @@ impl Drain {
                 event: head.event,
                 tag: head.tag,
             };
-            self.measure(&definition, what, &head.sum);
+            self.measure(&definition, what, &head.sum, self.interval_of(head.time));
         } else {
             self.definitions.insert(head.stack, definition);
         }
-    }
-
-    /// Counts what was measured.
-    fn measure(&mut self, definition: &Definition, what: What, sum: &abi::ms_sum) {
-        let Definition {
-            stack,
-            thread,
-            verdict,
-            ref lua,
-        } = *definition;
-        self.received.count(verdict.cut, sum.count);
-        self.received.by_frame_pointer += u64::from(verdict.by_frame_pointer) * sum.count;
-        if let Some(notes) = lua {
-            self.lua.counts.add_samples(notes, sum.count);
-        }
-        self.stacks.add(stack, thread, what, sum);
-    }
-
-    /// Takes what the kernel side summed up. True: it has to ship all stacks anew.
-    pub fn take_sums(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)]) -> bool {
-        for (key, sum) in sums {
-            match self.definitions.get(key.stack) {
-                Some(definition) => {
-                    let what = What {
-                        event: key.event as u16,
-                        tag: key.tag,
-                    };
-                    self.measure(&definition, what, sum);
-                }
-                None => {
-                    let event = key.event as usize % self.received.without_stack.len();
-                    self.received.without_stack[event] += sum.count;
-                }
-            }
-        }
-        self.definitions.make_room()
     }
 }
 

@@ -1,5 +1,7 @@
 //! All executable files met in a session: each once, whoever maps it under whatever name.
 
+mod forget;
+
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -12,8 +14,9 @@ use moonscope_unwind::{Table, UnwindData};
 use rustc_hash::FxHashMap;
 
 use crate::builder::{Builder, Built, NoTable};
-use crate::limits::{KEEP_UNWIND_DATA, ROOM_REST};
+use crate::limits::{KEEP_UNWIND_DATA, MAX_REASONS, ROOM_REST};
 use crate::lua::LuaBuild;
+use crate::numbered::Numbered;
 use crate::tables::{TableSlot, TableStore};
 
 /// An executable file of a recording.
@@ -106,7 +109,7 @@ impl AsRef<[u8]> for FileBytes {
 /// The register of executables.
 pub struct Executables {
     builder: Builder,
-    entries: Vec<Entry>,
+    entries: Numbered<Entry>,
     by_key: FxHashMap<ExecutableKey, ExecutableId>,
     by_identity: FxHashMap<FileIdentity, ExecutableId>,
     clock: u64,
@@ -123,7 +126,7 @@ impl Executables {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             builder: Builder::start()?,
-            entries: Vec::new(),
+            entries: Numbered::default(),
             by_key: FxHashMap::default(),
             by_identity: FxHashMap::default(),
             clock: 0,
@@ -135,7 +138,7 @@ impl Executables {
 
     /// LuaJIT in a file, as far as the file was looked at.
     pub fn lua(&self, id: ExecutableId) -> &[LuaBuild] {
-        &self.entries[id.0 as usize].lua
+        &self.entries[id.0].lua
     }
 
     /// The file that a mapping of a process maps.
@@ -178,48 +181,54 @@ impl Executables {
             // that we hold open we know that its inode number is not used again.
             return id;
         }
-        let id = ExecutableId(self.entries.len() as u32);
-        self.by_key.insert(file.key().clone(), id);
-        if let Some(identity) = identity {
-            self.by_identity.insert(identity, id);
-        }
-        self.entries.push(Entry {
+        let key = file.key().clone();
+        let id = ExecutableId(self.entries.add(Entry {
             file: Arc::new(file),
             table: TableState::Missing,
             users: 0,
             unused_since: 0,
             unwind: None,
             lua: Vec::new(),
-        });
+        }));
+        self.by_key.insert(key, id);
+        if let Some(identity) = identity {
+            self.by_identity.insert(identity, id);
+        }
         id
     }
 
     /// The file.
     pub fn file(&self, id: ExecutableId) -> &Arc<Executable> {
-        &self.entries[id.0 as usize].file
+        &self.entries[id.0].file
     }
 
-    /// All files, in the order of their ids.
-    pub fn files(&self) -> impl Iterator<Item = &Arc<Executable>> {
-        self.entries.iter().map(|entry| &entry.file)
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = (ExecutableId, &Arc<Executable>)> {
+        let entries = self.entries.iter();
+        entries.map(|(id, entry)| (ExecutableId(id), &entry.file))
+    }
+
+    /// How many files are known.
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// A mapping more refers to the file.
     pub fn add_user(&mut self, id: ExecutableId) {
-        self.entries[id.0 as usize].users += 1;
+        self.entries[id.0].users += 1;
     }
 
     /// A mapping less refers to the file. Its table stays until its room is needed.
     pub fn remove_user(&mut self, id: ExecutableId) {
         self.clock += 1;
-        let entry = &mut self.entries[id.0 as usize];
+        let entry = &mut self.entries[id.0];
         entry.users = entry.users.saturating_sub(1);
         entry.unused_since = self.clock;
     }
 
     /// The place of a file's table, which is ordered if it is not there yet; `None` if there is no place.
     pub fn table(&mut self, id: ExecutableId, store: &mut TableStore) -> Option<TableSlot> {
-        match &self.entries[id.0 as usize].table {
+        match &self.entries[id.0].table {
             TableState::Ordered(slot)
             | TableState::Loaded(slot, _)
             | TableState::Refused(slot)
@@ -258,10 +267,14 @@ impl Executables {
     fn load(&mut self, built: Built, store: &mut TableStore) {
         store.add_rules(&built.new_rules);
         store.add_lua_layouts(&built.new_layouts);
-        self.lua_refused.extend(built.lua.refused);
+        for reason in built.lua.refused {
+            if self.lua_refused.len() < MAX_REASONS && !self.lua_refused.contains(&reason) {
+                self.lua_refused.push(reason);
+            }
+        }
         self.has_new_lua |= !built.lua.builds.is_empty();
-        self.entries[built.id.0 as usize].lua = built.lua.builds;
-        let TableState::Ordered(slot) = self.entries[built.id.0 as usize].table else {
+        self.entries[built.id.0].lua = built.lua.builds;
+        let TableState::Ordered(slot) = self.entries[built.id.0].table else {
             return;
         };
         let state = match built.table {
@@ -288,7 +301,7 @@ impl Executables {
                 TableState::Refused(slot)
             }
         };
-        self.entries[built.id.0 as usize].table = state;
+        self.entries[built.id.0].table = state;
     }
 
     /// Fills a place, and evicts what must be for that; nothing if that would not be enough.
@@ -311,28 +324,10 @@ impl Executables {
 
     fn evictable_words(&self) -> usize {
         self.entries
-            .iter()
+            .values()
             .filter(|entry| entry.is_evictable())
             .map(|entry| entry.table.words())
             .sum()
-    }
-
-    /// Takes the place from the file that has been out of use for longest.
-    fn evict_one(&mut self, store: &mut TableStore, serves: impl Fn(&Entry) -> bool) -> bool {
-        let oldest = self
-            .entries
-            .iter_mut()
-            .filter(|entry| entry.is_evictable() && serves(entry))
-            .min_by_key(|entry| entry.unused_since);
-        let Some(entry) = oldest else { return false };
-        match std::mem::replace(&mut entry.table, TableState::Missing) {
-            TableState::Loaded(slot, words) => store.release(slot, words),
-            TableState::Refused(slot) | TableState::NoRoom(slot, ..) => store.release(slot, 0..0),
-            TableState::Missing | TableState::Ordered(_) => return false,
-        }
-        entry.unwind = None;
-        self.counts.evicted += 1;
-        true
     }
 
     /// Orders the tables of these files that there was no room for, if there may be some now. Says whether a
@@ -343,10 +338,10 @@ impl Executables {
         store: &mut TableStore,
     ) -> bool {
         let words = store.free_words() + self.evictable_words();
-        let has_slot = store.free_slots() > 0 || self.entries.iter().any(Entry::is_evictable);
+        let has_slot = store.free_slots() > 0 || self.entries.values().any(Entry::is_evictable);
         let mut may_get_slot = false;
         for id in files {
-            match self.entries[id.0 as usize].table {
+            match self.entries[id.0].table {
                 TableState::Missing => may_get_slot |= has_slot,
                 TableState::NoRoom(slot, wanted, tried)
                     if wanted <= words && tried.elapsed() >= ROOM_REST =>
@@ -360,13 +355,13 @@ impl Executables {
     }
 
     fn order(&mut self, id: ExecutableId, slot: TableSlot) {
-        self.entries[id.0 as usize].table = TableState::Ordered(slot);
+        self.entries[id.0].table = TableState::Ordered(slot);
         self.builder.order(id, Arc::clone(self.file(id)));
     }
 
     /// What a walk in user space needs of the file.
     pub fn unwind_data(&mut self, id: ExecutableId) -> Option<Arc<UnwindData>> {
-        let entry = &mut self.entries[id.0 as usize];
+        let entry = &mut self.entries[id.0];
         let unwind = entry.unwind.get_or_insert_with(|| {
             let read = || UnwindData::new(FileBytes(entry.file.data().ok()?)).ok();
             UnwindOfFile {
@@ -381,7 +376,7 @@ impl Executables {
     /// Gives back memory that walks in user space used: pages of files at once, the rest when it was not
     /// needed for a while.
     pub fn release_memory(&mut self) {
-        for entry in &mut self.entries {
+        for entry in self.entries.values_mut() {
             let Some(unwind) = entry
                 .unwind
                 .take_if(|unwind| unwind.used.elapsed() > KEEP_UNWIND_DATA)

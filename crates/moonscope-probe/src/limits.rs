@@ -166,3 +166,24 @@ pub const LUA_SCAN: ScanBudget = ScanBudget {
     bytes: 2 << 30,
     vms: MAX_LUA_VMS,
 };
+
+/// Reasons why LuaJITs cannot be read that are told.
+pub const MAX_REASONS: usize = 64;
+
+/// What is known of stacks, files, processes and Lua functions is looked through for what nobody needs any more when it
+/// has become twice as much, but not while it is less than this.
+pub const FEW_NODES: usize = 1 << 16;
+/// The same for files, each of which is held open.
+pub const FEW_FILES: usize = 256;
+/// The same for processes, some 100 bytes each.
+pub const FEW_PROCESSES: usize = 1024;
+/// The same for Lua functions, some 200 bytes each.
+pub const FEW_FUNCTIONS: usize = 4096;
+
+/// Stacks whose values come later and that were not met in so many intervals are forgotten, if there are more than
+/// [`FEW_DEFINITIONS`].
+pub const IDLE_INTERVALS: u32 = 8;
+/// About 100 bytes each.
+pub const FEW_DEFINITIONS: usize = 1 << 13;
+/// So many of them at most at the end of an interval: each is a system call of some 0.5 microseconds.
+pub const FORGOTTEN_AT_ONCE: usize = 1 << 13;

@@ -16,6 +16,7 @@ use moonscope_luajit::{Activity, GcMode};
 use moonscope_process::thread::Place;
 use moonscope_process::{Pid, Process, ProcessError, process, read_maps};
 use moonscope_unwind::abi;
+use rustc_hash::FxHashMap;
 
 pub use files::LiveFiles;
 
@@ -176,7 +177,7 @@ impl LiveProcess {
         let info = ProcessInfo::look(pid, &process.comm);
         let Look {
             stacks,
-            mut functions,
+            functions,
             files,
             ..
         } = look;
@@ -189,8 +190,11 @@ impl LiveProcess {
             recorded: Recorded {
                 stacks,
                 files: files.all(),
-                processes: vec![info],
-                lua: functions.take(),
+                processes: FxHashMap::from_iter([(ProcessId(0), info)]),
+                lua: functions
+                    .all()
+                    .map(|(id, function)| (id, function.clone()))
+                    .collect(),
                 measured: Measured::default(),
                 unfinished: Vec::new(),
             },

@@ -1,5 +1,7 @@
 //! What is known of each process: its program, and its executable mappings at several moments.
 
+mod forget;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::executables::Executables;
 use crate::generation::{CodeMapping, Generation, code_mappings, exec_vm, seen_mapping};
 use crate::limits::{KEPT_GENERATIONS, ROOM_REST};
+use crate::numbered::Numbered;
 use crate::published::Published;
 use crate::tables::TableStore;
 
@@ -108,7 +111,7 @@ pub struct ProcessCounts {
 pub struct Processes {
     published: Published,
     known: FxHashMap<Pid, Known>,
-    infos: Vec<ProcessInfo>,
+    infos: Numbered<ProcessInfo>,
     last_generation: u64,
     /// Whose mappings changed since this was last taken.
     changed: Vec<Pid>,
@@ -122,7 +125,7 @@ impl Processes {
         Self {
             published,
             known: FxHashMap::default(),
-            infos: Vec::new(),
+            infos: Numbered::default(),
             last_generation: 0,
             changed: Vec::new(),
             counts: ProcessCounts::default(),
@@ -144,9 +147,14 @@ impl Processes {
         self.known.keys().copied().collect()
     }
 
-    /// Processes by [`ProcessId`].
-    pub fn infos(&self) -> &[ProcessInfo] {
-        &self.infos
+    /// One of the processes that were met and are not forgotten.
+    pub fn info(&self, id: ProcessId) -> Option<&ProcessInfo> {
+        self.infos.get(id.0)
+    }
+
+    /// How many of them there are.
+    pub fn infos_len(&self) -> usize {
+        self.infos.len()
     }
 
     /// The mappings that a sample was walked with, if they are still kept, and whether they were still
@@ -328,7 +336,7 @@ impl Processes {
             return false;
         };
         let found = Found {
-            comm: Arc::clone(&self.infos[newest.process.0 as usize].comm),
+            comm: Arc::clone(&self.infos[newest.process.0].comm),
             start: None,
             has_ended: false,
             exec_vm: known.exec_vm,
@@ -430,9 +438,7 @@ impl Processes {
     }
 
     fn add_info(&mut self, pid: Pid, comm: &str) -> ProcessId {
-        let id = ProcessId(self.infos.len() as u32);
-        self.infos.push(ProcessInfo::look(pid, comm));
-        id
+        ProcessId(self.infos.add(ProcessInfo::look(pid, comm)))
     }
 
     /// Writes the mappings where the kernel side can read them. Empty if there is no room: then each

@@ -36,6 +36,31 @@ impl Received {
         }
     }
 
+    /// Adds what came in the next interval. Comparisons are of tests, which have no intervals.
+    pub(crate) fn add(&mut self, next: Self) {
+        let Self {
+            complete,
+            truncated,
+            walked_here,
+            by_frame_pointer,
+            malformed,
+            without_stack,
+            not_looked_at,
+            comparison: _,
+        } = next;
+        self.complete += complete;
+        for (reason, samples) in truncated {
+            *self.truncated.entry(reason).or_default() += samples;
+        }
+        self.walked_here += walked_here;
+        self.by_frame_pointer += by_frame_pointer;
+        self.malformed += malformed;
+        for (mine, more) in self.without_stack.iter_mut().zip(without_stack) {
+            *mine += more;
+        }
+        self.not_looked_at += not_looked_at;
+    }
+
     /// All samples.
     pub fn samples(&self) -> u64 {
         self.complete + self.truncated.values().sum::<u64>()

@@ -1,9 +1,10 @@
 //! What was recorded: raw stacks, and what they refer to.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use moonscope_process::Executable;
 use moonscope_unwind::abi;
+use rustc_hash::FxHashMap;
 
 use crate::collector::{AnyCollector, Column};
 use crate::executables::ExecutableId;
@@ -16,9 +17,9 @@ use crate::unfinished::UnfinishedProcess;
 pub struct Recorded {
     /// Stacks and sums.
     pub stacks: RawStacks,
-    pub(crate) files: Vec<Arc<Executable>>,
-    pub(crate) processes: Vec<ProcessInfo>,
-    pub(crate) lua: Vec<LuaFunction>,
+    pub(crate) files: FxHashMap<ExecutableId, Arc<Executable>>,
+    pub(crate) processes: FxHashMap<ProcessId, ProcessInfo>,
+    pub(crate) lua: FxHashMap<LuaFunctionId, LuaFunction>,
     pub(crate) measured: Measured,
     /// Processes in which something lasts.
     pub unfinished: Vec<UnfinishedProcess>,
@@ -27,17 +28,17 @@ pub struct Recorded {
 impl Recorded {
     /// A Lua function of a frame.
     pub fn lua_function(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
-        self.lua.get(id.0 as usize)
+        self.lua.get(&id)
     }
 
     /// The file of a frame.
     pub fn file(&self, id: ExecutableId) -> Option<&Arc<Executable>> {
-        self.files.get(id.0 as usize)
+        self.files.get(&id)
     }
 
     /// The process of a sample or frame.
     pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
-        self.processes.get(id.0 as usize)
+        self.processes.get(&id)
     }
 
     /// What the numbers of a sample mean.
@@ -46,10 +47,31 @@ impl Recorded {
     }
 }
 
+/// The collectors of a recording. While it goes on, what was recorded already is given its names in another thread.
+#[derive(Clone, Default)]
+pub struct Collectors(Arc<RwLock<Vec<AnyCollector>>>);
+
+impl Collectors {
+    /// These.
+    pub(crate) fn new(collectors: Vec<AnyCollector>) -> Self {
+        Self(Arc::new(RwLock::new(collectors)))
+    }
+
+    /// To ask what values mean.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Vec<AnyCollector>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To begin and end measuring.
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Vec<AnyCollector>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The events of a recording, and the columns that they fill.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Measured {
-    collectors: Vec<AnyCollector>,
+    collectors: Collectors,
     has_wall: bool,
     columns: Vec<Column>,
 }
@@ -59,9 +81,9 @@ const WALL: Column = Column::new("wall", "nanoseconds");
 
 impl Measured {
     /// The columns of these events; with `has_wall` the sum of their times before them.
-    pub(crate) fn new(collectors: Vec<AnyCollector>, has_wall: bool) -> Self {
+    pub(crate) fn new(collectors: Collectors, has_wall: bool) -> Self {
         let mut columns: Vec<Column> = has_wall.then_some(WALL).into_iter().collect();
-        for column in collectors.iter().flat_map(|collector| collector.columns()) {
+        for column in collectors.read().iter().flat_map(|collector| collector.columns()) {
             if !columns.contains(column) {
                 columns.push(*column);
             }
@@ -81,7 +103,8 @@ impl Measured {
     /// The numbers of a sample, one for each column.
     pub fn row(&self, what: What, sum: &abi::ms_sum) -> Vec<i64> {
         let mut row = vec![0; self.columns.len()];
-        let Some(collector) = self.collectors.get(usize::from(what.event)) else {
+        let collectors = self.collectors.read();
+        let Some(collector) = collectors.get(usize::from(what.event)) else {
             return row;
         };
         if self.has_wall {
@@ -98,6 +121,7 @@ impl Measured {
     /// Labels that the event gives a sample; `kernel` are the kernel's functions on its stack, leaf first.
     pub fn labels(&self, what: What, kernel: &[&str]) -> Vec<(&'static str, String)> {
         self.collectors
+            .read()
             .get(usize::from(what.event))
             .map_or_else(Vec::new, |collector| collector.labels(what.tag, kernel))
     }

@@ -1,5 +1,7 @@
 //! A recording: from loading the programs to the last sample.
 
+mod intervals;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
@@ -15,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::clock::online_cpus;
 use crate::collector::{AnyCollector, Collector, Context, EventSettings, EventSpec, Unfinished, run_time};
 use crate::collectors;
-use crate::drain::{Change, Drain};
+use crate::drain::{Change, Drain, Interval as Which};
 use crate::error::ProbeError;
 use crate::executables::Executables;
 use crate::limits::{ALL_AT_START, Limits, MAPPINGS_REST, TABLES_AT_START};
@@ -24,13 +26,15 @@ use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
 use crate::processes::{Processes, monotonic_now};
 use crate::published::Published;
-use crate::recorded::{Measured, Recorded};
+use crate::recorded::{Collectors, Recorded};
 use crate::shared_array::SharedArray;
 use crate::statistics::StatsSwitch;
 use crate::sums::Sums;
 use crate::tables::TableStore;
 use crate::totals::{EventTotals, Ticks, Totals};
 use crate::unfinished::{self, UnfinishedProcess};
+pub use intervals::Interval;
+use intervals::Intervals;
 
 /// Whose samples are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +92,8 @@ pub struct Session {
     // Order matters: the ring and its callback go before what they refer to.
     ring: RingBuffer<'static>,
     drain: Rc<RefCell<Drain>>,
-    collectors: Vec<AnyCollector>,
+    collectors: Collectors,
+    intervals: Intervals,
     /// `None` if no event is summed up in the kernel.
     sums: Option<Sums>,
     has_wall: bool,
@@ -151,6 +156,7 @@ impl Session {
             source,
         })?;
         let targets = handle(&maps.targets, "targets")?;
+        let intervals = Intervals::new(handle(&maps.shipped_stacks, "shipped_stacks")?);
         let drain = Rc::new(RefCell::new(Drain::new(
             executables,
             processes,
@@ -179,7 +185,8 @@ impl Session {
         let mut session = Self {
             ring,
             drain,
-            collectors,
+            collectors: Collectors::new(collectors),
+            intervals,
             sums,
             max_depth: options.max_depth,
             has_wall: options.events.iter().any(|event| event.name == collectors::WALL),
@@ -197,7 +204,7 @@ impl Session {
         };
         session.drain.borrow_mut().wait_for_tables(patience);
         session.drain.borrow_mut().look_for_lua();
-        for collector in &mut session.collectors {
+        for collector in session.collectors.write().iter_mut() {
             session.object.attach(collector.as_mut())?;
         }
         Ok(session)
@@ -238,7 +245,9 @@ impl Session {
 
     /// Starts to measure.
     pub fn start(&mut self) -> Result<(), ProbeError> {
+        self.intervals.begin();
         self.collectors
+            .write()
             .iter_mut()
             .try_for_each(|collector| collector.start(&mut self.object.skel))
     }
@@ -284,6 +293,7 @@ impl Session {
     }
 
     fn receive(&mut self) -> Result<Vec<Change>, ProbeError> {
+        let has_rested = self.intervals.has_rested();
         self.drain.borrow_mut().begin();
         // samples come without a wake-up, so what is there must be asked for
         self.ring.consume().map_err(|err| ProbeError::Map {
@@ -293,11 +303,17 @@ impl Session {
         let mut drain = self.drain.borrow_mut();
         drain.settle();
         if let Some(sums) = &mut self.sums
-            && drain.take_sums(&sums.take_turn()?)
+            && let Some(batch) = sums.take_turn()?
+            && drain.take_sums(&batch, self.intervals.of_sums())
         {
             sums.forget_stacks();
         }
         let changes = std::mem::take(&mut drain.changes);
+        drop(drain);
+        if has_rested {
+            self.complete_interval();
+        }
+        self.end_wanted_interval();
         for change in &changes {
             match change {
                 Change::Forked(pid) => {
@@ -319,10 +335,11 @@ impl Session {
 
     /// How each event is measured.
     pub fn how(&self) -> Vec<(&'static str, String)> {
-        let collectors = self.collectors.iter();
-        collectors
-            .map(|collector| (collector.name(), collector.how()))
-            .collect()
+        let collectors = self.collectors.read();
+        let how = collectors
+            .iter()
+            .map(|collector| (collector.name(), collector.how()));
+        how.collect()
     }
 
     /// Which loop walks.
@@ -333,7 +350,7 @@ impl Session {
     /// What became of everything so far.
     pub fn ticks(&self) -> Ticks {
         let mut all = Ticks::default();
-        for event in 0..self.collectors.len() {
+        for event in 0..self.collectors.read().len() {
             all += Ticks::read(&self.counters, self.object.cpus, event);
         }
         all
@@ -347,27 +364,28 @@ impl Session {
             ticks: Ticks::read(&self.counters, self.object.cpus, event),
             run_time: run_time(collector.as_ref(), &self.object.skel, self.object.walk_loop),
         };
-        self.collectors.iter().enumerate().map(totals).collect()
+        self.collectors.read().iter().enumerate().map(totals).collect()
     }
 
     /// Samples received so far, and processes known now.
     pub fn progress(&self) -> (u64, usize) {
         let drain = self.drain.borrow();
-        (drain.received.samples(), drain.processes.len())
+        let samples = self.intervals.samples() + drain.received.samples();
+        (samples, drain.processes.len())
     }
 
     /// What lasts in threads that wait, by process; and how many processes there was no time to look at.
     fn unfinished(&mut self) -> (Vec<UnfinishedProcess>, u64) {
         let skel = &mut self.object.skel;
-        let lasting: Vec<_> = self
-            .collectors
+        let mut collectors = self.collectors.write();
+        let lasting: Vec<_> = collectors
             .iter_mut()
             .map(|collector| collector.unfinished(skel))
             .collect();
         let lasting: Vec<(u16, &dyn Collector, Unfinished)> = lasting
             .into_iter()
             .enumerate()
-            .filter_map(|(event, lasting)| Some((event as u16, self.collectors[event].as_ref(), lasting?)))
+            .filter_map(|(event, lasting)| Some((event as u16, collectors[event].as_ref(), lasting?)))
             .collect();
         if lasting.is_empty() {
             return (Vec::new(), 0);
@@ -376,9 +394,9 @@ impl Session {
         unfinished::look(&known, &lasting, self.max_depth)
     }
 
-    /// Measures no more, receives the rest and gives everything out.
+    /// Measures no more, receives the rest and gives everything out that is not in an interval before.
     pub fn finish(mut self) -> Result<(Totals, Recorded), ProbeError> {
-        for collector in &mut self.collectors {
+        for collector in self.collectors.write().iter_mut() {
             collector.stop(&mut self.object.skel)?;
         }
         let (unfinished, not_looked_at) = self.unfinished();
@@ -389,9 +407,10 @@ impl Session {
         self.receive()?;
         let mut drain = self.drain.borrow_mut();
         if let Some(sums) = &mut self.sums {
-            drain.take_sums(&sums.finish()?);
+            drain.take_sums(&sums.finish()?, Which::AtHand);
         }
         drain.received.not_looked_at = not_looked_at;
+        self.intervals.part(&mut events);
         for process in &unfinished {
             for &(thread, what, _) in &process.threads {
                 drain.received.count(process.live.threads[thread].stack.cut, 1);
@@ -400,27 +419,10 @@ impl Session {
                 ticks.summed += 1;
             }
         }
-        let mut ticks = Ticks::default();
-        events.iter().for_each(|event| ticks += event.ticks);
-        let totals = Totals {
-            events,
-            ticks,
-            received: drain.received.clone(),
-            tables: drain.executables.counts,
-            table_bytes: drain.tables.used_bytes(),
-            processes: drain.processes.counts,
-            mapping_records_lost: drain.watch.lost,
-            lua: drain.lua_counts(),
-        };
-        let recorded = Recorded {
-            stacks: std::mem::take(&mut drain.stacks),
-            files: drain.executables.files().cloned().collect(),
-            processes: drain.processes.infos().to_vec(),
-            lua: drain.lua.functions.take(),
-            measured: Measured::new(std::mem::take(&mut self.collectors), self.has_wall),
-            unfinished,
-        };
-        Ok((totals, recorded))
+        let gathered = drain.take_rest();
+        drop(drain);
+        let ticks = self.intervals.balance(&events, &gathered.received, true);
+        Ok(self.give_out((events, ticks), gathered, unfinished))
     }
 }
 

@@ -156,6 +156,29 @@ pub struct Thread {
 /// Why a stack is cut for which there was no room.
 pub const TOO_MANY_STACKS: &str = "too many distinct stacks";
 
+/// What was measured, by stack and thread.
+pub type StackSums = FxHashMap<(RawStackId, Thread, What), abi::ms_sum>;
+
+/// Adds what was measured to what is there.
+pub fn add_sum(sums: &mut StackSums, key: (RawStackId, Thread, What), sum: &abi::ms_sum) {
+    let old = sums.entry(key).or_default();
+    old.count = old.count.saturating_add(sum.count);
+    for (old, more) in old.value.iter_mut().zip(sum.value) {
+        *old = old.saturating_add(more);
+    }
+}
+
+/// Numbers of stacks in a smaller tree, by those that they had.
+#[derive(Debug)]
+pub struct Renumbered(Vec<Option<RawStackId>>);
+
+impl Renumbered {
+    /// What a stack is now; `None` if it is not in the smaller tree.
+    pub fn get(&self, old: RawStackId) -> Option<RawStackId> {
+        self.0.get(old.0 as usize).copied().flatten()
+    }
+}
+
 /// All stacks and how often each was seen.
 #[derive(Debug, Default)]
 pub struct RawStacks {
@@ -164,7 +187,7 @@ pub struct RawStacks {
     /// Parent and frame of each node.
     nodes: Vec<(Option<RawStackId>, u32)>,
     node_ids: FxHashMap<(Option<RawStackId>, u32), RawStackId>,
-    counts: FxHashMap<(RawStackId, Thread, What), abi::ms_sum>,
+    counts: StackSums,
 }
 
 impl RawStacks {
@@ -211,11 +234,56 @@ impl RawStacks {
 
     /// Adds what was measured.
     pub fn add(&mut self, stack: RawStackId, thread: Thread, what: What, sum: &abi::ms_sum) {
-        let old = self.counts.entry((stack, thread, what)).or_default();
-        old.count = old.count.saturating_add(sum.count);
-        for (old, more) in old.value.iter_mut().zip(sum.value) {
-            *old = old.saturating_add(more);
+        add_sum(&mut self.counts, (stack, thread, what), sum);
+    }
+
+    /// What was measured so far; from here on nothing was.
+    pub fn take_sums(&mut self) -> StackSums {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// The part of the tree that has these stacks, with nothing measured in it. No stacks can be added to it until
+    /// [`RawStacks::index`].
+    pub fn part(&self, used: impl IntoIterator<Item = RawStackId>) -> (Self, Renumbered) {
+        let mut is_used = vec![false; self.nodes.len()];
+        for stack in used {
+            let mut at = Some(stack);
+            while let Some(RawStackId(id)) = at
+                && !std::mem::replace(&mut is_used[id as usize], true)
+            {
+                at = self.nodes[id as usize].0;
+            }
         }
+        let mut part = Self::default();
+        let mut frames = vec![None; self.frames.len()];
+        let mut renumbered = Renumbered(vec![None; self.nodes.len()]);
+        // a parent stands before its children
+        for (id, &(parent, frame)) in self.nodes.iter().enumerate().filter(|&(id, _)| is_used[id]) {
+            let frame = *frames[frame as usize].get_or_insert_with(|| {
+                part.frames.push(self.frames[frame as usize].clone());
+                part.frames.len() as u32 - 1
+            });
+            renumbered.0[id] = Some(RawStackId(part.nodes.len() as u32));
+            let parent = parent.and_then(|parent| renumbered.get(parent));
+            part.nodes.push((parent, frame));
+        }
+        (part, renumbered)
+    }
+
+    /// Makes it possible to add stacks to a part.
+    pub fn index(&mut self) {
+        let frames = self.frames.iter().cloned();
+        self.frame_ids = frames.zip(0..).collect();
+        let nodes = self.nodes.iter().copied();
+        self.node_ids = nodes.zip((0..).map(RawStackId)).collect();
+    }
+
+    /// Has what was measured in terms of another tree.
+    pub fn set_sums(&mut self, sums: StackSums, renumbered: &Renumbered) {
+        let sums = sums.into_iter();
+        self.counts = sums
+            .filter_map(|((stack, thread, what), sum)| Some(((renumbered.get(stack)?, thread, what), sum)))
+            .collect();
     }
 
     /// All distinct frames.
@@ -268,5 +336,20 @@ mod tests {
             Some(one)
         );
         assert_eq!(stacks.intern([]), None);
+    }
+
+    #[test]
+    fn a_part_has_what_was_asked_for_and_can_grow() {
+        let mut stacks = RawStacks::default();
+        let kernel = |addrs: &[u64]| addrs.iter().copied().map(RawFrame::Kernel).collect::<Vec<_>>();
+        let one = stacks.intern(kernel(&[1, 2, 3])).unwrap();
+        let other = stacks.intern(kernel(&[1, 4])).unwrap();
+        let (mut part, renumbered) = stacks.part([other]);
+        assert_eq!(part.nodes().len(), 2);
+        assert_eq!(part.frames(), kernel(&[1, 4]));
+        assert_eq!(renumbered.get(one), None);
+        part.index();
+        assert_eq!(part.intern(kernel(&[1, 4])), renumbered.get(other));
+        assert_eq!(part.intern(kernel(&[1, 5])), Some(RawStackId(2)));
     }
 }

@@ -13,7 +13,7 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// A program that began before the turn changed has ended after this: it runs for microseconds, and is not
 /// preempted.
-const GRACE: Duration = Duration::from_millis(20);
+pub const GRACE: Duration = Duration::from_millis(20);
 
 /// How many entries one system call brings.
 const BATCH: u32 = 1024;
@@ -39,20 +39,31 @@ impl Sums {
         })
     }
 
-    /// What the map that is not filled now holds; to be called after the ring buffer was read, which has the stacks.
-    pub fn take_turn(&mut self) -> Result<Vec<(abi::ms_sum_key, abi::ms_sum)>, ProbeError> {
+    /// What the map that is not filled now holds, once after each turn; to be called after the ring buffer was read,
+    /// which has the stacks.
+    pub fn take_turn(&mut self) -> Result<Option<Vec<(abi::ms_sum_key, abi::ms_sum)>>, ProbeError> {
         let since = self.changed.elapsed();
         if !self.is_emptied && since >= GRACE {
             self.is_emptied = true;
-            return self.empty(1 - self.now);
+            return self.empty(1 - self.now).map(Some);
         }
         if self.is_emptied && since >= TURN {
-            self.now = 1 - self.now;
-            self.turn.write(TURN_WORD, &[self.now]);
-            self.changed = Instant::now();
-            self.is_emptied = false;
+            self.turn();
         }
-        Ok(Vec::new())
+        Ok(None)
+    }
+
+    /// Can the other map take over now? It must have been emptied since it was filled.
+    pub fn can_turn(&self) -> bool {
+        self.is_emptied
+    }
+
+    /// The other map takes over.
+    pub fn turn(&mut self) {
+        self.now = 1 - self.now;
+        self.turn.write(TURN_WORD, &[self.now]);
+        self.changed = Instant::now();
+        self.is_emptied = false;
     }
 
     /// What both maps hold, after all programs have ended.

@@ -81,6 +81,22 @@ impl std::ops::AddAssign for Ticks {
     }
 }
 
+impl std::ops::SubAssign for Ticks {
+    /// Counts only grow: `other` was read before.
+    fn sub_assign(&mut self, other: Self) {
+        self.fired -= other.fired;
+        self.idle -= other.idle;
+        self.filtered -= other.filtered;
+        self.unwanted -= other.unwanted;
+        self.sent -= other.sent;
+        self.summed -= other.summed;
+        self.lost_ring -= other.lost_ring;
+        self.lost_cpu -= other.lost_cpu;
+        self.lost_busy -= other.lost_busy;
+        self.lost_map -= other.lost_map;
+    }
+}
+
 /// What became of one event.
 #[derive(Clone, Debug)]
 pub struct EventTotals {
@@ -115,4 +131,32 @@ pub struct Totals {
     pub mapping_records_lost: u64,
     /// Lua.
     pub lua: LuaCounts,
+}
+
+impl Totals {
+    /// Adds those of the next interval of the same recording.
+    pub fn add(&mut self, next: Self) {
+        let Self {
+            events,
+            ticks,
+            received,
+            tables,
+            table_bytes,
+            processes,
+            mapping_records_lost,
+            lua,
+        } = next;
+        for (mine, event) in self.events.iter_mut().zip(events) {
+            mine.ticks += event.ticks;
+            mine.run_time = event.run_time;
+        }
+        self.ticks += ticks;
+        self.received.add(received);
+        // these count from the beginning of the recording
+        self.tables = tables;
+        self.table_bytes = table_bytes;
+        self.processes = processes;
+        self.mapping_records_lost = mapping_records_lost;
+        self.lua = lua;
+    }
 }

@@ -138,6 +138,12 @@ impl CgroupMounts {
         Some(occupied.unwrap_or(first).clone())
     }
 
+    /// The same in one tree only.
+    pub fn lookup_in(&self, name: &Path, hierarchy: &Hierarchy) -> Option<Cgroup> {
+        let mut candidates = self.candidates(name).into_iter();
+        candidates.find(|group| group.at.hierarchy == *hierarchy)
+    }
+
     /// All groups that the name can mean, version 2 first.
     fn candidates(&self, name: &Path) -> Vec<Cgroup> {
         let mut found = Vec::new();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use libbpf_rs::{MapCore, MapFlags};
 use moonscope_unwind::abi;
 
-use crate::collector::{Collector, Column, Context, Programs, Unfinished};
+use crate::collector::{Collector, Column, Context, Programs, Unfinished, stacks_in};
 use crate::error::ProbeError;
 use crate::kernel_types::has_tracepoint;
 use crate::limits::Limits;
@@ -162,6 +162,12 @@ impl Collector for Io {
             seen,
             unseen: (!was_full).then_some((abi::MS_IO_UNFINISHED, lasted(self.started))),
         })
+    }
+
+    /// Requests of io_uring have the stack of their submission.
+    fn held(&mut self, skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
+        // `struct io_request`: since, stack, …
+        stacks_in(&skel.maps.io_requests, 8)
     }
 
     fn how(&self) -> String {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use libbpf_rs::{MapCore, MapFlags};
 use moonscope_unwind::abi;
 
-use crate::collector::{Collector, Column, Context, Programs, Unfinished};
+use crate::collector::{Collector, Column, Context, Programs, Unfinished, stacks_in};
 use crate::error::ProbeError;
 use crate::kernel_types::has_tracepoint;
 use crate::limits::Limits;
@@ -163,6 +163,12 @@ impl Collector for OffCpu {
             seen,
             unseen: interval(self.started, sleeping).filter(|_| !was_full),
         })
+    }
+
+    /// Where stacks are taken when threads leave their CPU.
+    fn held(&mut self, skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
+        // `struct blocked`: since, woken, stack, …
+        stacks_in(&skel.maps.blocked_threads, 16)
     }
 
     fn how(&self) -> String {

@@ -84,7 +84,8 @@ impl Drain {
                 (Some(newest), user_frames(sample.user()), None)
             }
             (Some((registers, stack)), Some(newest), _) => {
-                self.received.walked_here += 1;
+                let interval = self.interval_of(head.time);
+                self.received_in(interval).walked_here += 1;
                 let walk = walk_copy(
                     newest,
                     &mut self.executables,

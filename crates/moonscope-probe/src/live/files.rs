@@ -67,9 +67,10 @@ impl LiveFiles {
         &mut self.executables
     }
 
-    /// All files, in the order of their ids.
-    pub(super) fn all(&self) -> Vec<Arc<Executable>> {
-        self.executables.files().cloned().collect()
+    /// All files.
+    pub(super) fn all(&self) -> FxHashMap<ExecutableId, Arc<Executable>> {
+        let files = self.executables.files();
+        files.map(|(id, file)| (id, Arc::clone(file))).collect()
     }
 
     /// LuaJIT in a file.

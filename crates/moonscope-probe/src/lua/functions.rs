@@ -5,6 +5,8 @@ use std::sync::Arc;
 use moonscope_luajit::names::{FunctionKind, FunctionName};
 use rustc_hash::FxHashMap;
 
+use crate::numbered::Numbered;
+
 /// A Lua function of a recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LuaFunctionId(pub u32);
@@ -39,7 +41,7 @@ impl From<FunctionName> for LuaFunction {
 /// All of them.
 #[derive(Debug, Default)]
 pub struct LuaFunctions {
-    functions: Vec<LuaFunction>,
+    functions: Numbered<LuaFunction>,
     ids: FxHashMap<LuaFunction, LuaFunctionId>,
 }
 
@@ -49,8 +51,7 @@ impl LuaFunctions {
         if let Some(&id) = self.ids.get(&function) {
             return id;
         }
-        let id = LuaFunctionId(self.functions.len() as u32);
-        self.functions.push(function.clone());
+        let id = LuaFunctionId(self.functions.add(function.clone()));
         self.ids.insert(function, id);
         id
     }
@@ -58,7 +59,7 @@ impl LuaFunctions {
     /// The same function with what its caller calls it: a hint, and marked as one. After a tail call the caller
     /// called something else, and a callback is called by the name of a parameter.
     pub fn with_hint(&mut self, id: LuaFunctionId, name: &str) -> Option<LuaFunctionId> {
-        let function = self.functions.get(id.0 as usize).filter(|_| !name.is_empty())?;
+        let function = self.functions.get(id.0).filter(|_| !name.is_empty())?;
         let hinted = LuaFunction {
             name: Some(format!("{name}?").into()),
             ..function.clone()
@@ -66,9 +67,25 @@ impl LuaFunctions {
         Some(self.intern(hinted))
     }
 
-    /// The functions, by id.
-    pub fn take(&mut self) -> Vec<LuaFunction> {
-        self.ids.clear();
-        std::mem::take(&mut self.functions)
+    /// One of them.
+    pub fn get(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
+        self.functions.get(id.0)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (LuaFunctionId, &LuaFunction)> {
+        let functions = self.functions.iter();
+        functions.map(|(id, function)| (LuaFunctionId(id), function))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.functions.len()
+    }
+
+    /// Forgets those of which `is_needed` does not say that they still are.
+    pub fn forget_unused(&mut self, is_needed: impl Fn(LuaFunctionId) -> bool) {
+        self.functions.retain(|id, _| is_needed(LuaFunctionId(id)));
+        self.ids.retain(|_, id| is_needed(*id));
     }
 }

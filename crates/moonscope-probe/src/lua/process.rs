@@ -156,6 +156,13 @@ impl LuaProcess {
         &self.vms
     }
 
+    /// Functions that are remembered for its prototypes.
+    pub fn functions(&self) -> impl Iterator<Item = LuaFunctionId> {
+        let known = self.prototypes.values();
+        let of_prototypes = known.flat_map(|known| std::iter::once(known.function).chain(known.hinted));
+        of_prototypes.chain(self.by_print.values().copied())
+    }
+
     /// Its VMs as the walker wants them, as many as it takes.
     pub fn to_kernel(&self) -> abi::ms_lua_process {
         // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it

@@ -5,7 +5,7 @@ use moonscope_process::Pid;
 use moonscope_unwind::{WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
-use super::functions::LuaFunctions;
+use super::functions::{LuaFunctionId, LuaFunctions};
 use super::parents::ParentCounts;
 use super::process::{LuaProcess, MappedBuild};
 use super::words::{LuaWord, UserFrame};
@@ -132,6 +132,11 @@ impl LuaProcesses {
     pub fn get(&mut self, pid: Pid) -> Option<(&mut LuaProcess, &mut LuaFunctions, &mut LuaCounts)> {
         let process = self.processes.get_mut(&pid)?;
         Some((process, &mut self.functions, &mut self.counts))
+    }
+
+    /// Functions that processes may show again without reading them.
+    pub fn remembered_functions(&self) -> impl Iterator<Item = LuaFunctionId> {
+        self.processes.values().flat_map(LuaProcess::functions)
     }
 
     /// A sample has a stack that is known.

@@ -1,0 +1,56 @@
+//! What was measured: values that came with a stack, and those that the kernel side summed up for one that it shipped.
+
+use moonscope_unwind::abi;
+
+use super::{Drain, Interval};
+use crate::definitions::Definition;
+use crate::stacks::{What, add_sum};
+
+impl Drain {
+    /// Counts what was measured.
+    pub(super) fn measure(
+        &mut self,
+        definition: &Definition,
+        what: What,
+        sum: &abi::ms_sum,
+        interval: Interval,
+    ) {
+        let Definition {
+            stack,
+            thread,
+            verdict,
+            ref lua,
+        } = *definition;
+        if let Some(notes) = lua {
+            self.lua.counts.add_samples(notes, sum.count);
+        }
+        let received = self.received_in(interval);
+        received.count(verdict.cut, sum.count);
+        received.by_frame_pointer += u64::from(verdict.by_frame_pointer) * sum.count;
+        match (&mut self.ended, interval) {
+            (Some(ended), Interval::Ended) => add_sum(&mut ended.sums, (stack, thread, what), sum),
+            _ => self.stacks.add(stack, thread, what, sum),
+        }
+    }
+
+    /// Takes what the kernel side summed up. True: it has to ship all stacks anew.
+    pub fn take_sums(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)], interval: Interval) -> bool {
+        for (key, sum) in sums {
+            match self.definitions.get(key.stack) {
+                Some(definition) => {
+                    let what = What {
+                        event: key.event as u16,
+                        tag: key.tag,
+                    };
+                    self.measure(&definition, what, sum, interval);
+                }
+                None => {
+                    let without_stack = &mut self.received_in(interval).without_stack;
+                    let event = key.event as usize % without_stack.len();
+                    without_stack[event] += sum.count;
+                }
+            }
+        }
+        self.definitions.make_room()
+    }
+}
