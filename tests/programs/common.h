@@ -108,6 +108,15 @@ static inline struct run start(int argc, char **argv)
 	return run;
 }
 
+/* Until whoever started the program writes something to its standard input, or closes it. */
+static inline void wait_for_word(void)
+{
+	char word;
+
+	while (read(0, &word, 1) < 0)
+		;
+}
+
 static inline int running(const struct run *run)
 {
 	return wall_ns() < run->wall_end;

@@ -62,11 +62,17 @@ impl Failure {
     /// Prints it to stderr and gives the exit status. A path or name in it may hold anything: it stays one
     /// line and gives the terminal no orders.
     pub fn report(&self) -> ExitCode {
-        eprintln!("moonscope: {}", visible(&self.what));
-        for line in self.remedy.iter().flat_map(|remedy| remedy.lines()) {
-            eprintln!("  {}", visible(line));
+        for line in self.lines() {
+            eprintln!("{line}");
         }
         self.code.into()
+    }
+
+    /// The lines of it.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let what = format!("moonscope: {}", visible(&self.what));
+        let remedies = self.remedy.iter().flat_map(|remedy| remedy.lines());
+        std::iter::once(what).chain(remedies.map(|line| format!("  {}", visible(line))))
     }
 }
 

@@ -104,6 +104,22 @@ impl Outputs {
         self.places.iter().map(|(_, format)| *format)
     }
 
+    /// The same under other names.
+    pub fn renamed(&self, name: impl Fn(&Path) -> PathBuf) -> Self {
+        let renamed = |(place, format): &(Place, Format)| {
+            let place = match place {
+                Place::Stdout => Place::Stdout,
+                Place::File(path) => Place::File(name(path)),
+            };
+            (place, *format)
+        };
+        Self {
+            places: self.places.iter().map(renamed).collect(),
+            existing: self.existing,
+            options: self.options.clone(),
+        }
+    }
+
     /// Writes a profile to all places.
     pub fn write_all(&self, profile: &Profile) -> Result<Vec<Written>, Failure> {
         self.write_each(|format, out| format.write(profile, &self.options, out))

@@ -3,28 +3,37 @@
 mod command;
 mod duration;
 mod events;
+mod flight;
+mod interval;
+mod parts;
+mod pattern;
 mod progress;
+mod recorder;
 mod report;
 mod rescue;
 pub mod resolve;
 mod stop;
+mod trigger;
+mod triggered;
+mod watch;
+mod when;
+mod writer;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use moonscope_probe::{Change, EventSpec, Options, ProbeError, Session, WalkLoop};
-use moonscope_profile::{Format, Grouping, PluginPaths, Profile, Summary, WriteOptions};
-use moonscope_symbols::{SymbolOptions, Symbolizer};
+use moonscope_profile::{Format, Grouping, PluginPaths, WriteOptions};
 use moonscope_unwind::abi;
 
 use crate::exit::{Code, Failure};
 use crate::output::{Outputs, default_path};
-use crate::target::{Scope, Target, TargetArgs};
+use crate::target::{Scope, TargetArgs};
 use command::Command;
-use progress::Progress;
+use recorder::Recorder;
 use stop::Stop;
+use when::{When, WhenArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,6 +52,10 @@ Examples:
     moonscope record -p 4321 -e memory -d 60 -o memory.svg
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
+  A file for each minute, of which the last hour is kept:
+    moonscope record --nginx --interval 1m --keep 60 -o 'cpu-%T.pb.gz'
+  The half minute before a process uses more than 80 % of a CPU, and ten seconds after it:
+    moonscope record -p 4321 --trigger 'cpu>80%' --flight 30s -d 10s -o busy.svg
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 missing privilege or kernel feature, 4 no such target or it
 ended, 5 no samples, 6 partial: files were written, but more than 1 % of the samples were lost.";
@@ -72,6 +85,9 @@ pub struct RecordArgs {
     /// How long: 10, 10s, 500ms, 2m; without it until Ctrl-C or until the target ends
     #[arg(short, long, value_name = "TIME", value_parser = duration::parse)]
     duration: Option<Duration>,
+
+    #[command(flatten)]
+    when: WhenArgs,
 
     /// File to write, in the format of its ending; repeatable [default: moonscope-DATE-TIME.svg]
     #[arg(short, long, value_name = "FILE")]
@@ -174,17 +190,25 @@ enum LoopArg {
     PlainLoop,
 }
 
-/// How often the target's rules and cgroup are looked at anew, and the terminal is written to.
-const TURN: Duration = Duration::from_millis(100);
-
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
+    let when = args.when.resolve(args.duration, args.target.is_command())?;
     check_stdout(&args.output)?;
-    let paths = if args.output.is_empty() {
-        vec![default_path("svg")]
+    let mut paths = if args.output.is_empty() {
+        vec![match when.writes_many() {
+            // with the time of each
+            true => PathBuf::from("moonscope.svg"),
+            false => default_path("svg"),
+        }]
     } else {
         args.output.clone()
     };
+    if when.writes_many() {
+        paths = paths
+            .iter()
+            .map(|path| pattern::pattern(path))
+            .collect::<Result<_, _>>()?;
+    }
     let mut outputs = Outputs::check_as(&paths, args.format, args.force)?;
     outputs.options = WriteOptions {
         group: Grouping::by(&args.by),
@@ -196,52 +220,29 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     let target = args.target.resolve()?;
     check_pid_namespace()?;
     let stop = Stop::on_signals()?;
-    let mut command = match &target.scope {
+    let command = match &target.scope {
         Scope::Command { program, argv } => Some(Command::start(program, argv)?),
         _ => None,
     };
-
     // not before the command was made, which shall have the limits of whoever typed it
-    raise_file_limit();
-    let mut session = Session::prepare(&options(&args, &target, command.as_ref())).map_err(probe_failure)?;
-    let walk_loop = session.walk_loop();
-    let began = SystemTime::now();
-    let start = Instant::now();
-    session.start().map_err(probe_failure)?;
-    if let Some(command) = &mut command {
-        command.go()?;
-    }
-    let why = watch(&mut session, &args, &target, command.as_mut(), &stop, start)?;
-    let duration = start.elapsed();
-    let (totals, recorded) = session.finish().map_err(probe_failure)?;
-
-    let recording = report::Recording {
-        target: target.what.clone(),
-        walk_loop,
-        hz: args.frequency,
-        began: began.duration_since(UNIX_EPOCH).unwrap_or_default(),
-        recorded: duration,
-        ended_by: why,
-        totals,
-        quiet: args.quiet,
+    recorder::raise_file_limit();
+    let mut recorder = Recorder {
+        args: &args,
+        target,
+        outputs,
+        stop,
+        command,
+        began: Duration::ZERO,
+        start: Instant::now(),
     };
-    let mut symbolizer = Symbolizer::new(SymbolOptions {
-        inline: args.stacks.inline,
-        lines: args.stacks.lines,
-        debug_dirs: debug_dirs(&args.stacks.debug_dir),
-        ..SymbolOptions::default()
-    });
-    let profile: Profile =
-        resolve::resolve(&recorded, &mut symbolizer, &recording).with_lineage(&outputs.options.plugins);
-    if profile.is_empty() {
-        return Err(recording.no_samples());
+    match when {
+        When::Once => recorder.record_once(Vec::new()),
+        When::Intervals(intervals) => interval::run(recorder, intervals),
+        When::Triggered(triggered) => match triggered.before {
+            Some(before) => flight::run(recorder, triggered, before),
+            None => triggered::run(recorder, triggered),
+        },
     }
-    let written = match outputs.write_all(&profile) {
-        Ok(written) => written,
-        Err(failure) => return Err(rescue::save(&profile, failure)),
-    };
-    let summary = Summary::of(&profile, &outputs.options).ok().flatten();
-    Ok(recording.finish(&profile, &written, summary.as_ref()))
 }
 
 fn check_stdout(outputs: &[PathBuf]) -> Result<(), Failure> {
@@ -262,149 +263,4 @@ fn check_pid_namespace() -> Result<(), Failure> {
     Err(Failure::new(Code::NotPermitted, what).with_remedy(
         "run moonscope on the host, or in a container that shares its pid namespace (--pid=host)",
     ))
-}
-
-/// Each executable is held open. As many files as the hard limit allows; that it cannot be raised is told
-/// when a file cannot be opened.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    );
-}
-
-fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Options {
-    let scope = match &target.scope {
-        Scope::All => moonscope_probe::Scope::All,
-        Scope::Processes { pids, .. } => moonscope_probe::Scope::Processes(pids.clone()),
-        Scope::Cgroup { cgroup, pids } => match (cgroup.v2_id, cgroup.v2_level) {
-            (Some(id), Some(level)) => moonscope_probe::Scope::Cgroup {
-                id,
-                level,
-                members: pids.clone(),
-            },
-            _ => moonscope_probe::Scope::Processes(pids.clone()),
-        },
-        Scope::Command { .. } => {
-            moonscope_probe::Scope::Processes(command.map(Command::pid).into_iter().collect())
-        }
-    };
-    let has_rules = matches!(&target.scope, Scope::Processes { rules, .. } if !rules.is_empty());
-    Options {
-        scope,
-        events: args.event.iter().map(|event| EventSpec::parse(event)).collect(),
-        settings: args.events.settings(),
-        hz: args.frequency,
-        max_depth: args.stacks.max_depth,
-        kernel_stacks: !args.stacks.no_kernel,
-        user_stacks: true,
-        follow_forks: !args.stacks.no_inherit,
-        report_all_execs: has_rules,
-        coroutine_parents: args.stacks.coroutine_parents,
-        measure_cost: args.measure_cost,
-        always_copy_stack: false,
-        force_loop: args.stacks.walk_loop.map(|which| match which {
-            LoopArg::BpfLoop => WalkLoop::BpfLoop,
-            LoopArg::PlainLoop => WalkLoop::PlainLoop,
-        }),
-        limits: None,
-    }
-}
-
-fn debug_dirs(more: &[PathBuf]) -> Vec<PathBuf> {
-    more.iter()
-        .cloned()
-        .chain(SymbolOptions::default().debug_dirs)
-        .collect()
-}
-
-/// Why a recording ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndedBy {
-    /// The time was over.
-    Time,
-    /// Ctrl-C, or another request to end.
-    Signal,
-    /// The target ended.
-    Target,
-    /// The command ended, like this.
-    Command(String),
-}
-
-fn watch(
-    session: &mut Session,
-    args: &RecordArgs,
-    target: &Target,
-    mut command: Option<&mut Command>,
-    stop: &Stop,
-    start: Instant,
-) -> Result<EndedBy, Failure> {
-    let progress = Progress::new(args.quiet, args.duration);
-    // a cgroup that the kernel side cannot compare is looked at again and again
-    let by_list = match &target.scope {
-        Scope::Cgroup { cgroup, .. } if cgroup.v2_id.is_none() || cgroup.v2_level.is_none() => Some(cgroup),
-        _ => None,
-    };
-    let can_grow = by_list.is_some()
-        || matches!(&target.scope, Scope::All | Scope::Cgroup { .. })
-        || matches!(&target.scope, Scope::Processes { rules, .. } if !rules.is_empty());
-    loop {
-        let left = args
-            .duration
-            .map(|duration| duration.saturating_sub(start.elapsed()));
-        if left == Some(Duration::ZERO) {
-            return Ok(EndedBy::Time);
-        }
-        if stop.is_asked() {
-            return Ok(EndedBy::Signal);
-        }
-        let changes = session
-            .poll(left.unwrap_or(TURN).min(TURN))
-            .map_err(probe_failure)?;
-        for change in changes {
-            if let Change::Executed(pid) = change
-                && can_grow
-                && target.matches(pid)
-                && !matches!(target.scope, Scope::All)
-            {
-                session.add_target(pid).map_err(probe_failure)?;
-            }
-        }
-        if let Some(cgroup) = by_list {
-            for pid in cgroup.pids().unwrap_or_default() {
-                session.add_target(pid).map_err(probe_failure)?;
-            }
-        }
-        if let Some(command) = command.as_deref_mut()
-            && let Some(how) = command.ended()?
-        {
-            return Ok(EndedBy::Command(how));
-        }
-        if !can_grow && command.is_none() && session.live_targets() == 0 {
-            return Ok(EndedBy::Target);
-        }
-        progress.show(session, start.elapsed());
-    }
-}
-
-fn probe_failure(err: ProbeError) -> Failure {
-    let code = match &err {
-        ProbeError::Rate { .. }
-        | ProbeError::UnknownEvent { .. }
-        | ProbeError::TooManyEvents { .. }
-        | ProbeError::EventArgument { .. } => Code::Usage,
-        err if err.is_missing_feature() => Code::NotPermitted,
-        _ => Code::Failed,
-    };
-    let remedy = err.remedy();
-    let failure = Failure::new(code, err);
-    match remedy {
-        Some(remedy) => failure.with_remedy(remedy),
-        None => failure,
-    }
 }

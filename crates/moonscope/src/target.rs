@@ -115,6 +115,16 @@ impl TargetArgs {
         !self.kinds().is_empty()
     }
 
+    /// Are they given by number, so that no others take their place?
+    pub fn is_by_pid(&self) -> bool {
+        self.kinds() == ["--pid"]
+    }
+
+    /// Is a command to be started?
+    pub fn is_command(&self) -> bool {
+        !self.command.is_empty()
+    }
+
     /// Finds out who is meant, and that we may look at it. Words that are no failure go to stderr.
     pub fn resolve(&self) -> Result<Target, Failure> {
         let target = self.find()?;
@@ -180,6 +190,11 @@ impl Target {
             }
             Scope::Command { .. } => false,
         }
+    }
+
+    /// Is it the whole machine?
+    pub fn is_machine(&self) -> bool {
+        matches!(self.scope, Scope::All)
     }
 
     /// The processes that belong to it now: none yet for a command, all with user code for the machine.

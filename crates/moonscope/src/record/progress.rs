@@ -25,6 +25,21 @@ impl Progress {
         Self { bar, limit }
     }
 
+    /// Shows a line of its own that stays.
+    pub fn say(&self, line: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{line}");
+        } else {
+            self.bar.println(line);
+        }
+    }
+
+    /// Shows what is waited for.
+    pub fn wait(&self, what: &str) {
+        self.bar.set_message(format!("waiting for {what}  (Ctrl-C ends)"));
+        self.bar.tick();
+    }
+
     /// Shows time, samples, losses and processes as they are now.
     pub fn show(&self, session: &Session, elapsed: Duration) {
         if self.bar.is_hidden() {

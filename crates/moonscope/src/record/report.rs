@@ -6,7 +6,7 @@ use std::time::Duration;
 use moonscope_probe::{EventTotals, LuaCounts, Totals, WalkLoop};
 use moonscope_profile::{Accounting, Meta, Profile, Summary, ValueType};
 
-use super::EndedBy;
+use super::watch::EndedBy;
 use crate::exit::{Code, Failure};
 use crate::output::Written;
 
@@ -28,10 +28,12 @@ pub struct Recording {
     pub totals: Totals,
     /// Print nothing but errors.
     pub quiet: bool,
+    /// What else a reader should know, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// More than this part of the wanted ticks lost: the exit code says partial.
-const TOLERATED_LOSS: f64 = 0.01;
+pub(super) const TOLERATED_LOSS: f64 = 0.01;
 
 impl Recording {
     /// Nanoseconds between two ticks of a CPU.
@@ -45,7 +47,7 @@ impl Recording {
     }
 
     /// What was measured and how: `cpu at 99 Hz by cpu-clock`.
-    fn events(&self) -> String {
+    pub(super) fn events(&self) -> String {
         let events: Vec<String> = self.totals.events.iter().map(phrase).collect();
         events.join("; ")
     }
@@ -99,7 +101,7 @@ impl Recording {
             host: uname.nodename().to_string_lossy().into_owned(),
             kernel: uname.release().to_string_lossy().into_owned(),
             producer: concat!("moonscope ", env!("CARGO_PKG_VERSION")).to_owned(),
-            comments: Vec::new(),
+            comments: self.notes.clone(),
         };
         profile.accounting = self.accounting();
     }
@@ -179,19 +181,9 @@ impl Recording {
             if processes == 1 { "" } else { "es" },
             self.events(),
         )];
-        lines.push(format!(
-            "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {} unwind tables, {:.1} MiB",
-            self.walk_loop.phrase(),
-            received.walked_here,
-            received.by_frame_pointer,
-            self.totals.tables.built,
-            self.totals.table_bytes as f64 / f64::from(1 << 20),
-        ));
+        lines.push(self.walked());
         lines.extend(lua_lines(&self.totals.lua, profile));
-        lines.extend(self.totals.events.iter().filter_map(cost));
-        if self.totals.events.len() > 1 {
-            lines.extend(self.totals.events.iter().map(became));
-        }
+        lines.extend(self.of_events());
         lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
         for file in written {
@@ -208,8 +200,28 @@ impl Recording {
         lines
     }
 
+    /// Where and how stacks were walked.
+    pub(super) fn walked(&self) -> String {
+        let received = &self.totals.received;
+        format!(
+            "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {} unwind tables, {:.1} MiB",
+            self.walk_loop.phrase(),
+            received.walked_here,
+            received.by_frame_pointer,
+            self.totals.tables.built,
+            self.totals.table_bytes as f64 / f64::from(1 << 20),
+        )
+    }
+
+    /// What events cost, if that was measured; and what became of each, if there are several.
+    pub(super) fn of_events(&self) -> Vec<String> {
+        let events = &self.totals.events;
+        let became = events.iter().filter(|_| events.len() > 1).map(became);
+        events.iter().filter_map(cost).chain(became).collect()
+    }
+
     /// A line for each limit that was hit and each thing that could not be read.
-    fn limits_hit(&self) -> Vec<String> {
+    pub(super) fn limits_hit(&self) -> Vec<String> {
         let (tables, processes) = (&self.totals.tables, &self.totals.processes);
         [
             (

@@ -5,6 +5,7 @@
 //! a failure.
 #![allow(dead_code, unused_imports)] // each test file uses a part of it
 
+pub mod background;
 pub mod container;
 pub mod here;
 pub mod load;

@@ -1,7 +1,7 @@
 //! Programs with known truth (`tests/programs`): built, started, waited for, ended.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -121,6 +121,21 @@ impl Program {
             .iter()
             .find_map(value)
             .unwrap_or_else(|| panic!("no {key} in {:?}", self.said))
+    }
+
+    /// Lets a program begin that waits for it on its standard input.
+    pub fn go(&mut self) {
+        self.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+
+    /// Waits until it says this.
+    pub fn wait_for(&mut self, words: &str) {
+        let mut line = String::new();
+        while line.trim_end() != words {
+            line.clear();
+            let bytes = self.stdout.read_line(&mut line).unwrap();
+            assert!(bytes > 0, "it ended and never said {words:?}");
+        }
     }
 
     /// Has it ended?

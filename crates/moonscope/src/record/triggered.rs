@@ -1,0 +1,86 @@
+//! Waits until something happens, and then records for a while. Until then nothing is measured.
+
+use std::time::{Duration, Instant};
+
+use super::pattern;
+use super::progress::Progress;
+use super::recorder::{Recorder, since_1970};
+use super::trigger::{Members, Triggers};
+use super::when::Triggered;
+use crate::exit::{Code, Failure};
+
+/// How often the terminal is written to while nothing happens.
+const TURN: Duration = Duration::from_millis(500);
+
+/// Waits and records as often as that is wanted.
+pub fn run(mut recorder: Recorder<'_>, triggered: Triggered) -> Result<Code, Failure> {
+    // what cannot be waited for, or recorded at all, is told now and not in the middle of the night
+    drop(Triggers::arm(&triggered.specs, &recorder.target)?);
+    drop(recorder.prepare()?);
+    let mut worst = Code::Done;
+    let names = recorder.outputs.clone();
+    for number in 1..=triggered.count {
+        let Some(what) = wait(&recorder, &triggered)? else {
+            return if number > 1 {
+                Ok(worst)
+            } else {
+                Err(nothing(&triggered))
+            };
+        };
+        if !recorder.args.quiet {
+            eprintln!("triggered by {what}");
+        }
+        if triggered.count > 1 {
+            let now = since_1970();
+            recorder.outputs = names.renamed(|path| pattern::fill(path, number, now));
+        }
+        // of a server that was restarted the processes are others now
+        recorder.target = recorder.args.target.resolve()?;
+        let code = recorder.record_once(vec![format!("triggered by {what}")])?;
+        if code != Code::Done {
+            worst = code;
+        }
+        if recorder.stop.is_asked() {
+            break;
+        }
+    }
+    Ok(worst)
+}
+
+fn nothing(triggered: &Triggered) -> Failure {
+    Failure::new(
+        Code::NoSamples,
+        format!("nothing triggered ({})", triggered.names()),
+    )
+}
+
+/// What happened; `None`: somebody asked to end before anything did.
+fn wait(recorder: &Recorder<'_>, triggered: &Triggered) -> Result<Option<String>, Failure> {
+    let mut triggers = Triggers::arm(&triggered.specs, &recorder.target)?;
+    let mut members = Members::new(&recorder.args.target, &recorder.target)?;
+    let progress = Progress::new(recorder.args.quiet, None);
+    let names = triggered.names();
+    if !recorder.args.quiet {
+        progress.say(&format!("waiting for {names}"));
+    }
+    let mut looked = Instant::now();
+    loop {
+        if let Some(what) = triggers.wait(&mut members, TURN)? {
+            return Ok(Some(what));
+        }
+        if recorder.stop.is_asked() {
+            return Ok(None);
+        }
+        if looked.elapsed() >= TURN {
+            looked = Instant::now();
+            if members.are_gone() {
+                let what = format!(
+                    "{} ended before anything triggered ({names})",
+                    recorder.target.what
+                );
+                return Err(Failure::new(Code::NoTarget, what));
+            }
+        }
+        progress.wait(&names);
+    }
+}
