@@ -472,6 +472,17 @@ enum ms_event_kind {
 	MS_EVENT_FORK,		/* struct ms_event: pid has a new child process */
 	MS_EVENT_EXEC,		/* struct ms_event: pid runs another program */
 	MS_EVENT_EXIT,		/* struct ms_event: the last thread of pid ended */
+	MS_EVENT_PAIR,		/* struct ms_pair */
+};
+
+/* Two stacks that were shipped are one, under an id of its own. */
+struct ms_pair {
+	__u32 kind;
+	__u32 unused;
+	__u64 time;
+	struct ms_stack_id joined;
+	struct ms_stack_id stack;
+	struct ms_stack_id waker;	/* of whoever woke the thread; 0: not known */
 };
 
 struct ms_event {

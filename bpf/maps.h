@@ -129,6 +129,7 @@ const volatile __u64 ms_hash_seed[2] = { 1, 2 };
 enum scratch_level {
 	SCRATCH_TICK,
 	SCRATCH_TASK,
+	SCRATCH_WAKER,	/* sched_waking, which may interrupt both */
 	SCRATCH_LEVELS,
 };
 
@@ -171,6 +172,19 @@ static __always_inline void count(__u32 event, enum ms_count what)
 	__u32 cpu = bpf_get_smp_processor_id();
 
 	ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what]++;
+}
+
+/* NULL is not counted: for what an event can do without. */
+static __always_inline struct scratch *try_scratch(enum scratch_level level)
+{
+	__u32 index = bpf_get_smp_processor_id() * SCRATCH_LEVELS + level;
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
+
+	if (!s || s->busy)
+		return NULL;
+	s->busy = 1;
+	s->index = index;
+	return s;
 }
 
 /* NULL is counted. What is taken must be given back. */

@@ -14,6 +14,7 @@
 #ifndef MOONSCOPE_OFFCPU_H
 #define MOONSCOPE_OFFCPU_H
 
+#include "offcpu_waker.h"
 #include "scope.h"
 #include "stack.h"
 
@@ -111,13 +112,20 @@ static __always_inline __u32 waiting_tag(__u32 tag)
 	return (tag & ~MS_OFFCPU_HOW_MASK) | MS_OFFCPU_RUNNABLE << MS_OFFCPU_HOW_SHIFT | MS_OFFCPU_WOKEN;
 }
 
-/* Two intervals fired, or one. */
-static __always_inline void end_interval(const struct blocked *b, const struct ms_stack_id *stack,
+/* Two intervals fired, or one. Of who woke the thread only the first one tells. */
+static __always_inline void end_interval(__u32 tid, const struct blocked *b, const struct ms_stack_id *stack,
 					 __u32 tag, __u64 now)
 {
 	__u64 woken = b->woken > b->since && b->woken < now ? b->woken : now;
+	const struct ms_stack_id *blocked = stack;
+	struct waker *waker;
 
-	add_interval(stack, tag, woken - b->since);
+	if (offcpu_want_waker && b->woken && join_waker(tid, stack->a, stack->b)) {
+		waker = bpf_map_lookup_elem(&wakers, &tid);
+		if (waker)
+			blocked = &waker->joined;
+	}
+	add_interval(blocked, tag, woken - b->since);
 	if (woken < now) {
 		count(offcpu_event, MS_COUNT_FIRED);
 		add_interval(stack, waiting_tag(tag), now - woken);
@@ -178,6 +186,25 @@ int offcpu_wake(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* The same with the stack of whoever wakes it. */
+static __always_inline int on_wake(struct bpf_raw_tracepoint_args *ctx, enum walk_loop loop)
+{
+	struct task_struct *task = (void *)ctx->args[0];
+	__u32 tid = BPF_CORE_READ(task, pid);
+	struct blocked *b = bpf_map_lookup_elem(&blocked_threads, &tid);
+	struct waker waker = {};
+
+	if (!b || b->woken)
+		return 0;
+	b->woken = bpf_ktime_get_ns();
+	/* an interval without is told as one that nobody knows who ended */
+	take_waker(offcpu_event, ctx, &waker.stack, loop);
+	bpf_map_update_elem(&wakers, &tid, &waker, BPF_ANY);
+	return 0;
+}
+
+WALKING_PROGRAM("raw_tracepoint/sched_waking", offcpu_waker, struct bpf_raw_tracepoint_args, on_wake)
+
 /* ---- the end, where the kernel tells of it ---------------------------- */
 
 /*
@@ -228,11 +255,11 @@ static __always_inline int on_return(struct bpf_raw_tracepoint_args *ctx, enum w
 	count(offcpu_event, MS_COUNT_FIRED);
 	if (now < b.since || !is_asked_for(b.tag, now - b.since)) {
 		count(offcpu_event, MS_COUNT_UNWANTED);
-		return 0;
+		goto out;
 	}
 	s = take_scratch(offcpu_event, SCRATCH_TASK);
 	if (!s)
-		return 0;
+		goto out;
 	take_stack(s, ctx, loop);
 	b.tag = tag_of_current(task, (b.tag & MS_OFFCPU_HOW_MASK) >> MS_OFFCPU_HOW_SHIFT);
 	s->sample.tag = b.tag;
@@ -240,10 +267,12 @@ static __always_inline int on_return(struct bpf_raw_tracepoint_args *ctx, enum w
 	if (s->sample.flags & MS_SAMPLE_STACK)
 		send_sample(s);
 	else if (ship_stack_once(s))
-		end_interval(&b, &s->hash, b.tag, now);
+		end_interval(tid, &b, &s->hash, b.tag, now);
 	else
 		count(offcpu_event, MS_COUNT_LOST_RING);
 	give_back(s);
+out:
+	forget_waker(tid);
 	return 0;
 }
 
@@ -297,7 +326,8 @@ static __always_inline void come_back(struct task_struct *task)
 	if (now < b.since || !is_asked_for(b.tag, now - b.since))
 		count(offcpu_event, MS_COUNT_UNWANTED);
 	else
-		end_interval(&b, &b.stack, b.tag, now);
+		end_interval(tid, &b, &b.stack, b.tag, now);
+	forget_waker(tid);
 }
 
 static __always_inline int on_switch(struct bpf_raw_tracepoint_args *ctx, enum walk_loop loop)

@@ -45,6 +45,8 @@ struct Kept {
 #[derive(Debug, Default)]
 pub struct Definitions {
     by_id: FxHashMap<abi::ms_stack_id, Kept>,
+    /// Stacks that are to be joined: both may be on their way still.
+    pairs: FxHashMap<abi::ms_stack_id, abi::ms_pair>,
     /// Number of the interval at hand.
     interval: u32,
 }
@@ -67,11 +69,26 @@ impl Definitions {
         Some(kept.definition.clone())
     }
 
+    /// Remembers that two stacks are one.
+    pub fn insert_pair(&mut self, pair: abi::ms_pair) {
+        if let Some(known) = self.by_id.get_mut(&pair.joined) {
+            (known.used, known.withdrawn) = (self.interval, None);
+        } else if self.pairs.len() < MAX_DEFINITIONS {
+            self.pairs.insert(pair.joined, pair);
+        }
+    }
+
+    /// What is to be joined under this id.
+    pub fn take_pair(&mut self, id: abi::ms_stack_id) -> Option<abi::ms_pair> {
+        self.pairs.remove(&id)
+    }
+
     /// Forgets all when there are too many, and says so: the kernel side has to ship them anew.
     pub fn make_room(&mut self) -> bool {
         let is_full = self.by_id.len() >= MAX_DEFINITIONS;
         if is_full {
             self.by_id.clear();
+            self.pairs.clear();
         }
         is_full
     }

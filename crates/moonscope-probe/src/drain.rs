@@ -3,6 +3,7 @@
 mod intervals;
 mod late;
 mod values;
+mod waker;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -149,6 +150,7 @@ impl Drain {
             }
             Some(Record::Sample(sample)) => self.count(&sample),
             Some(Record::Event(event)) => self.notice(&event),
+            Some(Record::Pair(pair)) => self.definitions.insert_pair(pair),
             None => self.received.malformed += 1,
         }
     }

@@ -79,8 +79,8 @@ impl Default for Settings {
 /// Programs that every recording needs (`bpf/lifecycle.bpf.h`).
 pub const LIFECYCLE: [&str; 3] = ["process_fork", "process_exec", "process_exit"];
 
-/// `SCRATCH_LEVELS` of `bpf/maps.h`: one for ticks, one for tracepoints; each takes 57 KiB.
-const SCRATCH_LEVELS: u32 = 2;
+/// `SCRATCH_LEVELS` of `bpf/maps.h`: one for ticks, one for tracepoints, one for who wakes; each takes 57 KiB.
+const SCRATCH_LEVELS: u32 = 3;
 
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {

@@ -10,6 +10,8 @@ pub enum Record<'a> {
     Sample(RawSample<'a>),
     /// A process began, changed or ended.
     Event(abi::ms_event),
+    /// Two stacks are one.
+    Pair(abi::ms_pair),
 }
 
 /// A sample as the kernel side shipped it.
@@ -29,6 +31,7 @@ impl<'a> Record<'a> {
         match self {
             Self::Sample(sample) => sample.head.time,
             Self::Event(event) => event.time,
+            Self::Pair(pair) => pair.time,
         }
     }
 
@@ -45,6 +48,7 @@ impl<'a> Record<'a> {
             abi::MS_EVENT_FORK | abi::MS_EVENT_EXEC | abi::MS_EVENT_EXIT => {
                 plain::<abi::ms_event>(words).map(Record::Event)
             }
+            abi::MS_EVENT_PAIR => plain::<abi::ms_pair>(words).map(Record::Pair),
             _ => None,
         }
     }

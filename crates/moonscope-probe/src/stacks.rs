@@ -63,6 +63,12 @@ pub enum RawFrame {
     Unknown,
     /// The stack is cut here, for this reason: its outermost frames are missing.
     Cut(&'static str),
+    /// What stands before it waited, and was woken by what comes after it: another stack, leaf first.
+    WokenBy,
+    /// The thread whose stack that was, by name.
+    Waker(Arc<str>),
+    /// It is not known who it was.
+    WakerUnknown,
 }
 
 impl RawFrame {
@@ -194,7 +200,16 @@ impl RawStacks {
     /// The id of a stack given root first. An empty one has no id, nor has one that is new when there are
     /// too many already.
     pub fn intern(&mut self, root_first: impl IntoIterator<Item = RawFrame>) -> Option<RawStackId> {
-        let mut node = None;
+        self.extend(None, root_first)
+    }
+
+    /// The same for frames that come after those of another stack.
+    pub fn extend(
+        &mut self,
+        stack: Option<RawStackId>,
+        root_first: impl IntoIterator<Item = RawFrame>,
+    ) -> Option<RawStackId> {
+        let mut node = stack;
         for frame in root_first {
             let frame = self.intern_frame(frame);
             let next = RawStackId(self.nodes.len() as u32);
@@ -284,6 +299,16 @@ impl RawStacks {
         self.counts = sums
             .filter_map(|((stack, thread, what), sum)| Some(((renumbered.get(stack)?, thread, what), sum)))
             .collect();
+    }
+
+    /// The frames of a stack, leaf first.
+    pub fn leaf_to_root(&self, stack: RawStackId) -> impl Iterator<Item = &RawFrame> {
+        let mut at = Some(stack);
+        std::iter::from_fn(move || {
+            let (parent, frame) = self.nodes[at?.0 as usize];
+            at = parent;
+            self.frames.get(frame as usize)
+        })
     }
 
     /// All distinct frames.

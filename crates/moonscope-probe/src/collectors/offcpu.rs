@@ -30,6 +30,7 @@ pub struct OffCpu {
     min: u64,
     max: Option<u64>,
     how: Option<u64>,
+    wants_waker: bool,
     /// When measuring began and ended (CLOCK_MONOTONIC, nanoseconds).
     started: u64,
     stopped: u64,
@@ -37,6 +38,7 @@ pub struct OffCpu {
 
 const LEAVE: &str = "offcpu_leave";
 const WAKE: &str = "offcpu_wake";
+const WAKER: &str = "offcpu_waker";
 const RETURN: &str = "offcpu_return";
 const SWITCH: &str = "offcpu_switch";
 
@@ -46,6 +48,9 @@ pub const MIN_BLOCK: &str = "min-block";
 pub const MAX_BLOCK: &str = "max-block";
 /// The setting for the states in which threads leave: bit n is `enum ms_offcpu_how` n.
 pub const STATE: &str = "state";
+
+/// The setting for the stacks of those who wake threads; 1: they are taken.
+pub const WAKER_STACK: &str = "waker";
 
 /// The label with what a thread waits for.
 const REASON: &str = "offcpu-reason";
@@ -73,14 +78,17 @@ impl Collector for OffCpu {
         self.min = context.settings.get(MIN_BLOCK).unwrap_or(0);
         self.max = context.settings.get(MAX_BLOCK);
         self.how = context.settings.get(STATE);
+        self.wants_waker = context.settings.get(WAKER_STACK) == Some(1);
         Ok(())
     }
 
     fn programs(&self) -> &'static [&'static str] {
-        match self.tier {
-            Some(Tier::SwitchEnd) => &[LEAVE, WAKE, RETURN],
-            Some(Tier::SwitchBegin) => &[SWITCH, WAKE],
-            None => &[LEAVE, WAKE, RETURN, SWITCH],
+        match (self.tier, self.wants_waker) {
+            (Some(Tier::SwitchEnd), false) => &[LEAVE, WAKE, RETURN],
+            (Some(Tier::SwitchEnd), true) => &[LEAVE, WAKER, RETURN],
+            (Some(Tier::SwitchBegin), false) => &[SWITCH, WAKE],
+            (Some(Tier::SwitchBegin), true) => &[SWITCH, WAKER],
+            (None, _) => &[LEAVE, WAKE, WAKER, RETURN, SWITCH],
         }
     }
 
@@ -99,6 +107,10 @@ impl Collector for OffCpu {
             constants.offcpu_min_ns = self.min;
             constants.offcpu_max_ns = self.max.unwrap_or(u64::MAX);
             constants.offcpu_how = self.how.map_or(u32::MAX, |how| how as u32);
+            constants.offcpu_want_waker = self.wants_waker;
+        }
+        if self.wants_waker {
+            open.maps.wakers.set_max_entries(limits.threads as u32)?;
         }
         open.maps.blocked_threads.set_max_entries(limits.threads as u32)
     }
@@ -168,7 +180,10 @@ impl Collector for OffCpu {
     /// Where stacks are taken when threads leave their CPU.
     fn held(&mut self, skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
         // `struct blocked`: since, woken, stack, …
-        stacks_in(&skel.maps.blocked_threads, 16)
+        let mut held = stacks_in(&skel.maps.blocked_threads, 16);
+        // `struct waker`: stack, …
+        held.extend(stacks_in(&skel.maps.wakers, 0));
+        held
     }
 
     fn how(&self) -> String {
@@ -176,9 +191,14 @@ impl Collector for OffCpu {
             Some(Tier::SwitchBegin) => "by sched_switch, a stack for each switch",
             _ => "by sched_switch and sched_exit_tp",
         };
+        let waker = if self.wants_waker {
+            ", with who woke it"
+        } else {
+            ""
+        };
         match self.min {
-            0 => tier.to_owned(),
-            min => format!("{tier}, from {} µs", min as f64 / 1000.0),
+            0 => format!("{tier}{waker}"),
+            min => format!("{tier}{waker}, from {} µs", min as f64 / 1000.0),
         }
     }
 

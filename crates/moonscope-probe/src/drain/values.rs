@@ -33,10 +33,27 @@ impl Drain {
         }
     }
 
+    /// What is known of a stack; of two that are to be joined, both.
+    fn definition(&mut self, id: abi::ms_stack_id) -> Option<Definition> {
+        if let Some(known) = self.definitions.get(id) {
+            return Some(known);
+        }
+        let pair = self.definitions.take_pair(id)?;
+        let mut joined = self.definitions.get(pair.stack)?;
+        let waker = self.definitions.get(pair.waker);
+        // without room for more stacks at least the one that waited
+        joined.stack = self
+            .stacks
+            .join(joined.stack, waker.as_ref())
+            .unwrap_or(joined.stack);
+        self.definitions.insert(id, joined.clone());
+        Some(joined)
+    }
+
     /// Takes what the kernel side summed up. True: it has to ship all stacks anew.
     pub fn take_sums(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)], interval: Interval) -> bool {
         for (key, sum) in sums {
-            match self.definitions.get(key.stack) {
+            match self.definition(key.stack) {
                 Some(definition) => {
                     let what = What {
                         event: key.event as u16,

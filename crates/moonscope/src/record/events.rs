@@ -24,6 +24,10 @@ pub struct EventArgs {
     /// offcpu: only threads that left their CPU in this state; repeatable
     #[arg(long, value_name = "STATE")]
     state: Vec<State>,
+
+    /// offcpu: put the stack of whoever woke the thread on its own
+    #[arg(long)]
+    waker: bool,
 }
 
 /// How threads leave their CPU.
@@ -66,6 +70,9 @@ impl EventArgs {
         if !self.state.is_empty() {
             let states = self.state.iter().fold(0, |all, state| all | 1 << state.number());
             settings.0.insert(offcpu::STATE, states);
+        }
+        if self.waker {
+            settings.0.insert(offcpu::WAKER_STACK, 1);
         }
         settings
     }

@@ -1,12 +1,12 @@
 //! Raw stacks to a profile: names for every frame, then samples.
 
+mod unfinished;
+mod waker;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moonscope_probe::{
-    ExecutableId, LuaCode, LuaFunction, ProcessId, ProcessInfo, RawFrame, RawStackId, Recorded,
-    UnfinishedProcess,
-};
+use moonscope_probe::{ExecutableId, LuaCode, LuaFunction, ProcessInfo, RawFrame, RawStackId, Recorded};
 use moonscope_process::Executable;
 use moonscope_profile::{
     Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
@@ -15,6 +15,7 @@ use moonscope_symbols::{KernelSymbols, Symbol, Symbolizer};
 use moonscope_unwind::{RuleSet, Table};
 
 use super::report::Recording;
+use waker::Wakers;
 
 /// What a raw frame is called.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +70,7 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         profile.add(stack, labels, &recorded.measured().row(what, sum));
     }
     for process in &recorded.unfinished {
-        add_unfinished(process, recorded, symbolizer, &mut profile);
+        unfinished::add(process, recorded, symbolizer, &mut profile);
     }
     recording.describe(&mut profile);
     let kernel_frames = recorded.stacks.frames().iter();
@@ -80,36 +81,6 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         profile.meta.comments.extend(no_kernel_names(symbolizer));
     }
     profile
-}
-
-/// Adds what lasts in the threads of a process.
-fn add_unfinished(
-    process: &UnfinishedProcess,
-    recorded: &Recorded,
-    symbolizer: &mut Symbolizer,
-    profile: &mut Profile,
-) {
-    let stacks = name_stacks(&process.live.recorded, symbolizer, profile);
-    for &(thread, what, ref sum) in &process.threads {
-        let thread = &process.live.threads[thread];
-        let mut labels = vec![
-            ("comm", LabelValue::from(process.live.process.comm.as_str())),
-            ("pid", LabelValue::from(process.live.process.pid)),
-            ("thread", LabelValue::from(thread.comm.as_str())),
-            ("tid", LabelValue::from(thread.tid)),
-        ];
-        let info = process.live.recorded.process(ProcessId(0));
-        labels.extend(info.into_iter().flat_map(place));
-        let of_event = recorded.measured().labels(what, &[]);
-        labels.extend(
-            of_event
-                .iter()
-                .map(|(key, value)| (*key, LabelValue::from(value.as_str()))),
-        );
-        let labels = profile.labels(&labels);
-        let stack = thread.stack.id.and_then(|RawStackId(id)| stacks[id as usize]);
-        profile.add(stack, labels, &recorded.measured().row(what, sum));
-    }
 }
 
 /// Where a process is: its control group, and its pid in its own namespace if that is another one.
@@ -123,9 +94,7 @@ fn place(process: &ProcessInfo) -> Vec<(&'static str, LabelValue)> {
 
 /// The kernel's functions at the end of a stack, leaf first.
 fn kernel_functions(profile: &Profile, stack: Option<StackId>) -> Vec<&str> {
-    profile
-        .leaf_to_root(stack)
-        .map(|frame| profile.frame_of(frame))
+    waker::without(profile, stack)
         .take_while(|frame| frame.kind == FrameKind::Kernel)
         .filter_map(|frame| frame.function.as_deref())
         .collect()
@@ -138,14 +107,20 @@ pub fn name_stacks(
     profile: &mut Profile,
 ) -> Vec<Option<StackId>> {
     let frames = name_frames(recorded, symbolizer, profile);
-    place_stacks(recorded, &frames, profile)
+    let has_kernel_names = matches!(symbolizer.kernel_status(), KernelSymbols::Available);
+    place_stacks(recorded, &frames, Wakers::new(has_kernel_names), profile)
 }
 
 /// The stack of each raw node.
 ///
 /// A C function that Lua called is on the Lua stack and, as a rule, on the native stack too: the latter
 /// stands for both.
-fn place_stacks(recorded: &Recorded, frames: &[Named], profile: &mut Profile) -> Vec<Option<StackId>> {
+fn place_stacks(
+    recorded: &Recorded,
+    frames: &[Named],
+    mut wakers: Wakers,
+    profile: &mut Profile,
+) -> Vec<Option<StackId>> {
     let raw = recorded.stacks.frames();
     // a parent stands before its children
     let mut stacks: Vec<Option<StackId>> = Vec::with_capacity(recorded.stacks.nodes().len());
@@ -160,7 +135,8 @@ fn place_stacks(recorded: &Recorded, frames: &[Named], profile: &mut Profile) ->
         {
             stack = grandparent.and_then(|RawStackId(id)| stacks[id as usize]);
         }
-        for &frame in &named.frames {
+        let shown = wakers.next(parent, &raw[frame as usize], &named.frames, profile);
+        for frame in shown.frames(&named.frames) {
             stack = Some(profile.child(stack, frame));
         }
         stacks.push(stack);
@@ -201,6 +177,9 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
             RawFrame::Gap => named[index] = vec![profile.frame(Frame::marker("no unwind info"))].into(),
             RawFrame::Unknown => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
             RawFrame::Cut(_) => named[index] = vec![profile.frame(Frame::marker("truncated"))].into(),
+            RawFrame::WokenBy | RawFrame::Waker(_) | RawFrame::WakerUnknown => {
+                named[index] = vec![profile.frame(waker::frame(frame))].into();
+            }
             native => match native.of_lua() {
                 RawFrame::File { executable, vaddr } => {
                     files.entry(*executable).or_default().push((index, *vaddr))
