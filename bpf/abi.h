@@ -258,6 +258,7 @@ enum ms_end {
 	MS_END_NOT_INCREASING,	/* the stack pointer would not move towards the root */
 	MS_END_COMPAT,		/* 32-bit code */
 	MS_END_NO_REGISTERS,	/* user registers not available */
+	MS_END_UPROBE,		/* a uprobe took the return address, and where it is kept is not known */
 	MS_NR_ENDS,
 };
 

@@ -146,6 +146,9 @@ struct found_rule {
 	struct ms_rule rule;
 };
 
+/* Frames, registers and the copy of a stack. */
+#define MS_SAMPLE_WORDS (MS_SAMPLE_FRAMES + MS_NR_REGS + MS_STACK_BYTES / 8)
+
 struct scratch {
 	struct walk walk;
 	struct pt_regs regs;
@@ -155,7 +158,7 @@ struct scratch {
 	__u64 next;			/* the free end of `words` */
 	__u32 has_new_function;		/* ms_lua_seen has not seen it */
 	struct ms_sample sample;
-	__u64 words[MS_SAMPLE_FRAMES + MS_NR_REGS + MS_STACK_BYTES / 8];
+	__u64 words[MS_SAMPLE_WORDS];
 	struct found_rule found[MS_FOUND_RULES];
 };
 

@@ -61,6 +61,7 @@ static __always_inline void append_stack_copy(struct scratch *s, const __u64 *re
 	s->sample.stack_len = copied;
 	s->sample.flags |= MS_SAMPLE_STACK;
 	s->next = at + (copied + 7) / 8;
+	mend_copy_of_scratch(s->index);
 }
 
 /*
@@ -119,6 +120,8 @@ static __always_inline void take_user_stack(struct scratch *s, struct task_struc
 		s->walk.end = MS_END_COMPAT;
 		return;
 	}
+	if (!(s->sample.flags & MS_SAMPLE_USER_MODE) && is_behind_breakpoint(s))
+		s->regs.ip--;
 	walk_from_regs(&s->walk, &s->regs);
 	walk_user(s, task, s->sample.pid, loop);
 }
@@ -173,6 +176,7 @@ static __always_inline void fill_sample(struct scratch *s, void *ctx, __u32 flag
 	sample->nr_user = s->next - sample->nr_kernel;
 	if (ms_always_copy || must_walk_later(sample->end, sample->flags)) {
 		walk_from_regs(&s->walk, &s->regs);
+		true_leaf_of_scratch(s->index);
 		append_stack_copy(s, s->walk.reg);
 	}
 }

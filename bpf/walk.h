@@ -16,6 +16,8 @@
  *   ms_emit(w, word)                  stores a word of a frame, 0 on success
  *   ms_lua_layout(number)             const struct ms_lua_layout *, never NULL
  *   ms_lua_process(w)                 const struct ms_lua_process *, or NULL
+ *   ms_true_return(w)                 what w->ret was before a uprobe took it, 0 on success
+ *   ms_true_leaf(w)                   registers of a thread that a uprobe holds, 0 on success
  *
  * An index beyond the end may give any element, but never a fault.
  *
@@ -38,11 +40,11 @@
 
 /*
  * Steps for each frame at most: a native frame may need a second one to find its
- * caller, and a third that ends a Lua segment. One more sees that the limit is
- * reached. Whoever walks sets w->end to MS_END_DEPTH first: a Lua stack may be
+ * caller, and a third that ends a Lua segment. One more leaves the page of uprobes,
+ * and one sees that the limit is reached. Whoever walks sets w->end to MS_END_DEPTH first: a Lua stack may be
  * written that has steps without frames.
  */
-#define MS_MAX_STEPS (3 * MS_MAX_DEPTH + 1)
+#define MS_MAX_STEPS (3 * MS_MAX_DEPTH + 2)
 
 static __always_inline int ms_stop(struct walk *w, __u32 end)
 {
@@ -158,6 +160,9 @@ static __always_inline int ms_ends_with_call(const __u8 *code)
 	return MS_IS_CALL(code, 0, 0x00) && rm == 4 && (code[2] & 7) == 5;	/* [reg + disp32] */
 }
 
+/* A return address on the first byte of a page may be that of a uprobe's trampoline (uprobes.h). */
+#define MS_MAY_BE_TRAMPOLINE(address) (!((address) & (MS_UPROBE_PAGE - 1)))
+
 /*
  * One frame-pointer step, where no unwind information exists. rbp may hold
  * anything, so the result must look like a frame: on the stack, not above
@@ -177,14 +182,19 @@ static __always_inline int ms_step_by_fp(struct walk *w, __u64 limit)
 		return -1;
 	if (ms_read_user(w, pair, 16, fp))
 		return -1;
-	if (!pair[1])
+	w->ret = pair[1];
+	w->ret_place = fp + 8;
+	fp = pair[0];
+	if (!w->ret)
 		return limit == MS_NO_LIMIT ? ms_stop(w, MS_END_ROOT_ZERO) : -1;
-	if (ms_read_user(w, &w->window[2], 8, pair[1] - 8) ||
+	if (MS_MAY_BE_TRAMPOLINE(w->ret) && ms_true_return(w))
+		return -1;
+	if (ms_read_user(w, &w->window[2], 8, w->ret - 8) ||
 	    !ms_ends_with_call((const __u8 *)&w->window[2] + 1))
 		return -1;
-	w->reg[MS_REG_RIP] = pair[1];
-	w->reg[MS_REG_RSP] = fp + 16;
-	w->reg[MS_REG_RBP] = pair[0];
+	w->reg[MS_REG_RIP] = w->ret;
+	w->reg[MS_REG_RSP] = w->ret_place + 8;
+	w->reg[MS_REG_RBP] = fp;
 	/* the others may have been saved anywhere */
 	w->valid = MS_BIT(MS_REG_RIP) | MS_BIT(MS_REG_RSP) | MS_BIT(MS_REG_RBP);
 	w->exact = 0;
@@ -385,6 +395,24 @@ ms_outlined int ms_step_stuck(struct walk *w)
 	return lua_begin(w, live, LUA_AFTER_CALL_AND_GAP);
 }
 
+/* This return address may be a trampoline's: puts the true one in its place; 1: that is not known. */
+static __always_inline int ms_return_truly(struct walk *w)
+{
+	w->ret = w->reg[MS_REG_RIP];
+	/* the stack pointer of the caller is just above it, however it was found */
+	w->ret_place = w->reg[MS_REG_RSP] - 8;
+	if (ms_true_return(w))
+		return ms_stop(w, MS_END_UPROBE);
+	w->reg[MS_REG_RIP] = w->ret;
+	return 0;
+}
+
+/* Is this no code of a file, but perhaps the one page that a process has for its uprobes? */
+static __always_inline int ms_may_be_uprobe_page(const struct walk *w, int known)
+{
+	return !known || (w->here.kind == MS_MAPPING_ANON && w->here.end - w->here.start == MS_UPROBE_PAGE);
+}
+
 /* One step by a rule that is in force at the instruction pointer. */
 ms_outlined int ms_step_by(struct walk *w, const struct ms_rule *rule)
 {
@@ -414,6 +442,13 @@ ms_outlined int ms_search_rule(struct walk *w, __u64 pc, __u64 lookup, const str
 	const struct ms_rule *rule;
 	int known = ms_find_mapping(w, lookup) == 0;
 
+	if (w->exact && !w->has_left_uprobe && ms_may_be_uprobe_page(w, known)) {
+		w->has_left_uprobe = 1;
+		if (ms_true_leaf(w))
+			return ms_stop(w, MS_END_UPROBE);
+		if (w->reg[MS_REG_RIP] != pc)
+			return 0;
+	}
 	w->in_memory = !known || w->here.kind == MS_MAPPING_ANON;
 	w->unseen = !known && w->depth;
 	/* where the thread is now is true whatever we know of it; a caller is not */
@@ -449,10 +484,8 @@ ms_outlined int ms_search_rule(struct walk *w, __u64 pc, __u64 lookup, const str
  */
 static __always_inline int walk_step(struct walk *w)
 {
-	__u64 pc = w->reg[MS_REG_RIP];
-	/* a return address may be the first byte of the next function */
-	__u64 lookup = w->exact ? pc : pc - 1;
 	const struct ms_rule *rule;
+	__u64 pc, lookup;
 	int result;
 
 	if (w->depth >= w->max_depth)
@@ -461,6 +494,11 @@ static __always_inline int walk_step(struct walk *w)
 		return lua_step(w);
 	if (w->stuck)
 		return ms_step_stuck(w);
+	if (!w->exact && MS_MAY_BE_TRAMPOLINE(w->reg[MS_REG_RIP]) && ms_return_truly(w))
+		return 1;
+	pc = w->reg[MS_REG_RIP];
+	/* a return address may be the first byte of the next function */
+	lookup = w->exact ? pc : pc - 1;
 	rule = ms_found_rule(w, lookup);
 	if (!rule) {
 		result = ms_search_rule(w, pc, lookup, &rule);

@@ -7,7 +7,7 @@
 #ifndef MOONSCOPE_WALK_BPF_H
 #define MOONSCOPE_WALK_BPF_H
 
-#include "maps.h"
+#include "uprobes.h"
 
 /* A mask in place of a check: no branch, and plainly within bounds. */
 static __always_inline __u32 ms_word(__u64 index)

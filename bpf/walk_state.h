@@ -12,6 +12,7 @@ enum {
 	 * (LJ_STACK_START and LJ_STACK_EXTRA, lj_def.h).
 	 */
 	MS_LUA_SLOTS = 32,
+	MS_UPROBE_PAGE = 4096,	/* what uprobes.h is about */
 };
 
 /* What is read of a lua_State, and of the global_State it belongs to. */
@@ -67,6 +68,12 @@ struct walk {
 	__u32 first;		/* the mappings of the process */
 	__u32 count;
 	__u32 pid;
+	/* return addresses that a uprobe took (uprobes.h) */
+	__u32 has_left_uprobe;	/* looked for, once */
+	__u32 has_returns;	/* `next_return` is known */
+	__u64 next_return;	/* the newest that was not met yet */
+	__u64 ret;		/* a return address, and where it was read */
+	__u64 ret_place;
 	struct ms_mapping here;	/* the last one found: callers often share it */
 	struct lua_walk lua;
 	/* what a step works with: all calls together have 512 bytes of stack (Linux 5.10) */

@@ -38,6 +38,8 @@ pub enum WalkEnd {
     Compat,
     /// The user registers were not available.
     NoRegisters,
+    /// A uprobe took the return address, and where the kernel keeps it is not known.
+    Uprobe,
 }
 
 impl WalkEnd {
@@ -58,6 +60,7 @@ impl WalkEnd {
         WalkEnd::NotIncreasing,
         WalkEnd::Compat,
         WalkEnd::NoRegisters,
+        WalkEnd::Uprobe,
     ];
 
     /// The end with this `enum ms_end` number.
@@ -93,6 +96,7 @@ impl WalkEnd {
             WalkEnd::NotIncreasing => "stack pointer not increasing",
             WalkEnd::Compat => "32-bit code",
             WalkEnd::NoRegisters => "no user registers",
+            WalkEnd::Uprobe => "return address taken by a uprobe",
         }
     }
 }
@@ -127,6 +131,7 @@ mod tests {
             (WalkEnd::NotIncreasing, abi::MS_END_NOT_INCREASING),
             (WalkEnd::Compat, abi::MS_END_COMPAT),
             (WalkEnd::NoRegisters, abi::MS_END_NO_REGISTERS),
+            (WalkEnd::Uprobe, abi::MS_END_UPROBE),
         ];
         assert_eq!(c.len(), abi::MS_NR_ENDS as usize);
         for (end, number) in c {

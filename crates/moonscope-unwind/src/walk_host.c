@@ -75,6 +75,19 @@ static void ms_note_function(struct walk *w, __u64 proto, __u32 print)
 	(void)w, (void)proto, (void)print;
 }
 
+/* No kernel, no uprobes. */
+static int ms_true_return(struct walk *w)
+{
+	(void)w;
+	return 0;
+}
+
+static int ms_true_leaf(struct walk *w)
+{
+	(void)w;
+	return 0;
+}
+
 static int ms_emit(struct walk *w, __u64 word)
 {
 	(void)w;
