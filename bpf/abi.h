@@ -453,6 +453,17 @@ enum ms_memory {
 	MS_MEMORY_KINDS,
 };
 
+/* What `probe` says of a call; and its cookie, whose higher bits these are not. */
+enum {
+	MS_PROBE_SPEC_MASK = 0xff,	/* number of what was asked for */
+	MS_PROBE_TIMED = 1 << 8,	/* of a cookie: its return is probed too */
+	MS_PROBE_TIME_SHIFT = 8,	/* of a tag: 0, or n: it took 2^(n - 1) nanoseconds, and less than twice that */
+	MS_PROBE_TIME_MASK = 127 << MS_PROBE_TIME_SHIFT,
+	MS_PROBE_LEFT = 1 << 15,	/* it did not return: longjmp, an exception, its thread ended */
+	MS_PROBE_TOO_DEEP = 1 << 16,	/* inside of so many that its return was not awaited */
+	MS_PROBE_UNFINISHED = 1 << 17,	/* it lasts: only its time so far is known */
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {

@@ -7,5 +7,6 @@
 #include "io_uring.bpf.h"
 #include "memory.bpf.h"
 #include "offcpu.bpf.h"
+#include "probe.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -7,14 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, IntoRawFd, RawFd};
+use std::path::Path;
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, MapCore, MapFlags, ProgramMut};
+use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
 use crate::error::ProbeError;
 use crate::limits::Limits;
 use crate::object::WalkLoop;
+use crate::session::Scope;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
 use crate::statistics::{RunTime, program_info};
 
@@ -85,6 +88,10 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// Settings of events.
     pub settings: &'a EventSettings,
+    /// Whose samples are wanted.
+    pub scope: &'a Scope,
+    /// The program of a command that has not started yet.
+    pub program: Option<&'a Path>,
 }
 
 /// A collector of whatever kind.
@@ -104,9 +111,19 @@ pub trait Collector: Send + Sync {
     /// The columns that it has in the profile.
     fn columns(&self) -> &'static [Column];
 
+    /// Takes another argument of the same event, where one recording can have several; false: it cannot.
+    fn add_argument(&mut self, _spec: &EventSpec) -> Result<bool, ProbeError> {
+        Ok(false)
+    }
+
     /// Opens what it needs besides programs. Called first.
     fn prepare(&mut self, _context: &Context<'_>) -> Result<(), ProbeError> {
         Ok(())
+    }
+
+    /// What whoever asked for it should know before anything is attached: what was found, what it will cost.
+    fn announcement(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Its programs in `bpf/`: of those that walk, the name that both variants begin with.
@@ -128,6 +145,12 @@ pub trait Collector: Send + Sync {
     /// Attaches the programs: the best way that this kernel takes.
     fn attach(&mut self, programs: &mut Programs<'_>) -> Result<(), ProbeError>;
 
+    /// A process is wanted that was not there when the programs were attached.
+    fn process_came(&mut self, _pid: Pid, _programs: &mut Programs<'_>) {}
+
+    /// A process ended.
+    fn process_went(&mut self, _pid: Pid) {}
+
     /// Begins to measure.
     fn start(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
         Ok(())
@@ -146,6 +169,16 @@ pub trait Collector: Send + Sync {
     /// Stacks that something has begun with that lasts: they must not be forgotten.
     fn held(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
         Vec::new()
+    }
+
+    /// The same of which the kernel side has the stacks: sums of what lasts.
+    fn lasting(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<(abi::ms_sum_key, abi::ms_sum)> {
+        Vec::new()
+    }
+
+    /// How often the kernel did not run its programs because another one ran on the same CPU, as far as it tells.
+    fn missed(&self, _skel: &MoonscopeSkel<'static>) -> u64 {
+        0
     }
 
     /// How it measures, in words: `by cpu-clock at 99 Hz`.
@@ -168,6 +201,11 @@ pub trait Collector: Send + Sync {
     /// Names of the labels that it gives.
     fn label_names(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Lines about all that was measured, for the end of a recording; sums are by tag.
+    fn summary(&self, _sums: &BTreeMap<u32, abi::ms_sum>) -> Vec<String> {
+        Vec::new()
     }
 
     /// Labels of a tag. `kernel` are the names of the kernel's functions on the stack, leaf first.

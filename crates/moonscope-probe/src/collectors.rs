@@ -5,6 +5,7 @@ mod cpu;
 mod io;
 pub mod memory;
 pub mod offcpu;
+pub mod probe;
 
 use std::collections::BTreeSet;
 
@@ -119,6 +120,11 @@ pub const ALL: &[Event] = &[
         what: "cycles without resources to issue them",
         make: counter::create,
     },
+    Event {
+        name: "probe",
+        what: "calls of any function and how long they take, tracepoints, USDT: `probe:FUNCTION`, `probe:p:FILE:FUNCTION`, `probe:p::KERNEL_FUNCTION`, `probe:t:GROUP:EVENT`, `probe:u:FILE:PROVIDER:PROBE`; repeatable",
+        make: probe::create,
+    },
 ];
 
 /// The event whose columns are sums of those of others.
@@ -140,9 +146,17 @@ pub fn labels() -> BTreeSet<&'static str> {
 pub(crate) fn create(events: &[EventSpec]) -> Result<Vec<AnyCollector>, ProbeError> {
     let mut all: Vec<AnyCollector> = Vec::new();
     for (place, spec) in events.iter().enumerate() {
-        // the same programs cannot measure two things
-        let is_other = |earlier: &&EventSpec| earlier.name == spec.name && earlier.argument != spec.argument;
-        if events[..place].iter().any(|earlier| is_other(&earlier)) {
+        if events[..place].contains(spec) {
+            continue;
+        }
+        // most programs cannot measure two things
+        if events[..place].iter().any(|earlier| earlier.name == spec.name) {
+            let earlier = all.iter_mut().find(|collector| collector.name() == spec.name);
+            if let Some(collector) = earlier
+                && collector.add_argument(spec)?
+            {
+                continue;
+            }
             return Err(ProbeError::EventArgument {
                 event: spec.name.clone(),
                 argument: spec.argument.clone().unwrap_or_default(),

@@ -82,6 +82,34 @@ pub enum ProbeError {
         /// What can stand there.
         expected: &'static str,
     },
+    /// What is to be probed is not there, or too much.
+    #[error("probe:{spec}: {reason}")]
+    ProbeSpec {
+        /// As it was asked for.
+        spec: String,
+        /// What is wrong.
+        reason: String,
+        /// What comes near.
+        remedy: String,
+    },
+    /// The kernel probes none of its functions.
+    #[error(
+        "probe:{spec}: this kernel has no kprobes (CONFIG_KPROBE_EVENTS): its functions cannot be probed"
+    )]
+    NoKprobes {
+        /// As it was asked for.
+        spec: String,
+        /// What works.
+        instead: String,
+    },
+    /// The kernel refuses a probe.
+    #[error("cannot probe {name}: {reason}")]
+    ProbeRefused {
+        /// What was to be probed.
+        name: String,
+        /// The kernel's answer, in words.
+        reason: String,
+    },
     /// More events than a recording can have.
     #[error(
         "{asked} events are more than one recording can have ({})",
@@ -161,6 +189,9 @@ impl ProbeError {
                  everywhere: -e page-faults, -e context-switches; -e cpu measures time with the kernel's timer"
                     .into(),
             ),
+            Self::ProbeSpec { remedy, .. } => Some(remedy.clone()),
+            Self::NoKprobes { instead, .. } => Some(instead.clone()),
+            Self::ProbeRefused { .. } => Some("ask for another function, or for a tracepoint".into()),
             Self::TooManyEvents { .. } => Some("record them one after the other".into()),
             Self::EventArgument { .. } => Some("`moonscope list events` shows what there is".into()),
             Self::UnknownEvent { .. } => {
@@ -188,6 +219,8 @@ impl ProbeError {
                 | Self::Attach { .. }
                 | Self::Clock { .. }
                 | Self::NoCounter { .. }
+                | Self::NoKprobes { .. }
+                | Self::ProbeRefused { .. }
         )
     }
 }

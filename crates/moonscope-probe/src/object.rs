@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{Link, OpenObject, PrintLevel};
+use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
 use crate::clock::possible_cpus;
@@ -80,7 +81,7 @@ impl Default for Settings {
 pub const LIFECYCLE: [&str; 3] = ["process_fork", "process_exec", "process_exit"];
 
 /// `SCRATCH_LEVELS` of `bpf/maps.h`: one for ticks, one for tracepoints, one for who wakes; each takes 57 KiB.
-const SCRATCH_LEVELS: u32 = 3;
+pub(crate) const SCRATCH_LEVELS: u32 = 3;
 
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {
@@ -247,6 +248,18 @@ impl Object {
             walk_loop: self.walk_loop,
             links: &mut self.links,
         })
+    }
+
+    /// Tells a collector of a process that came.
+    pub fn process_came(&mut self, collector: &mut dyn Collector, pid: Pid) {
+        collector.process_came(
+            pid,
+            &mut Programs {
+                skel: &mut self.skel,
+                walk_loop: self.walk_loop,
+                links: &mut self.links,
+            },
+        );
     }
 
     /// Detaches everything.

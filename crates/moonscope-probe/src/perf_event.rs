@@ -1,5 +1,6 @@
 //! perf_event_open(2), and the ring of records that an event may have.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -30,6 +31,7 @@ pub struct Attr {
 
 const TYPE_HARDWARE: u32 = 0;
 const TYPE_SOFTWARE: u32 = 1;
+const TYPE_TRACEPOINT: u32 = 2;
 const HARDWARE_CYCLES: u64 = 0;
 const SOFTWARE_CPU_CLOCK: u64 = 0;
 const SOFTWARE_DUMMY: u64 = 9;
@@ -94,6 +96,26 @@ impl Attr {
         }
     }
 
+    /// A tracepoint, by its number in tracefs.
+    pub fn tracepoint(number: u64) -> Self {
+        Self {
+            sample_period_or_freq: 1,
+            ..Self::new(TYPE_TRACEPOINT, number, 0)
+        }
+    }
+
+    /// A breakpoint in a file (`kind` is that of uprobes; `text` its path) or in the kernel (of kprobes; a function).
+    /// `counter` is where the file has a counter of those who look; 0: nowhere. kernel/events/core.c, perf_uprobe_event_init
+    pub fn probe(kind: u32, is_return: bool, text: &CStr, offset: u64, counter: u64) -> Self {
+        const COUNTER_SHIFT: u32 = 32;
+        Self {
+            config1: text.as_ptr() as u64,
+            config2: offset,
+            sample_period_or_freq: 1,
+            ..Self::new(kind, u64::from(is_return) | counter << COUNTER_SHIFT, 0)
+        }
+    }
+
     /// No samples, but records of executable mappings and execs, each ending with its time. Whoever polls
     /// the event is woken by each record.
     pub fn side_band() -> Self {
@@ -108,15 +130,37 @@ impl Attr {
     }
 }
 
+/// Whose an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// All processes on one CPU.
+    Cpu(u32),
+    /// All processes, of something that has no CPU: a probe.
+    Everybody,
+    /// One process.
+    Process(u32),
+}
+
 /// Opens an event for all processes on a CPU; it is stopped.
 pub fn open(attr: &Attr, cpu: u32) -> io::Result<OwnedFd> {
-    // SAFETY: perf_event_open(attr, any process, this cpu, no group, flags) reads `size` bytes of attr.
+    open_for(attr, Whose::Cpu(cpu))
+}
+
+/// Opens an event; it is stopped. Texts that `attr` points at must live until this returns.
+pub fn open_for(attr: &Attr, whose: Whose) -> io::Result<OwnedFd> {
+    let (pid, cpu) = match whose {
+        Whose::Cpu(cpu) => (-1, cpu as libc::c_int),
+        // whatever CPU: a program runs for each hit, and none of them is counted
+        Whose::Everybody => (-1, 0),
+        Whose::Process(pid) => (pid as libc::pid_t, -1),
+    };
+    // SAFETY: perf_event_open(attr, process, cpu, no group, flags) reads `size` bytes of attr.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
             std::ptr::from_ref(attr),
-            -1,
-            cpu as libc::c_int,
+            pid,
+            cpu,
             -1,
             OPEN_CLOEXEC,
         )

@@ -1,5 +1,6 @@
 //! What was recorded: raw stacks, and what they refer to.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use moonscope_process::Executable;
@@ -34,6 +35,31 @@ impl Recorded {
     /// The file of a frame.
     pub fn file(&self, id: ExecutableId) -> Option<&Arc<Executable>> {
         self.files.get(&id)
+    }
+
+    /// Lines about what each event measured as a whole.
+    pub fn summaries(&self) -> Vec<String> {
+        let mut by_event: BTreeMap<u16, BTreeMap<u32, abi::ms_sum>> = BTreeMap::new();
+        for (_, _, what, sum) in self.stacks.sums() {
+            let all = by_event
+                .entry(what.event)
+                .or_default()
+                .entry(what.tag)
+                .or_default();
+            all.count += sum.count;
+            for (total, value) in all.value.iter_mut().zip(sum.value) {
+                *total += value;
+            }
+        }
+        let collectors = self.measured.collectors.read();
+        collectors
+            .iter()
+            .enumerate()
+            .flat_map(|(event, collector)| {
+                let sums = by_event.get(&(event as u16)).cloned().unwrap_or_default();
+                collector.summary(&sums)
+            })
+            .collect()
     }
 
     /// The process of a sample or frame.

@@ -5,6 +5,7 @@ mod intervals;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,8 @@ pub struct Options {
     pub events: Vec<EventSpec>,
     /// Settings of these events.
     pub settings: EventSettings,
+    /// The program of a command that waits to be started, if that is what is recorded.
+    pub program: Option<PathBuf>,
     /// Ticks per second and CPU.
     pub hz: u64,
     /// User frames at most, up to `MS_MAX_DEPTH`.
@@ -98,6 +101,7 @@ pub struct Session {
     sums: Option<Sums>,
     has_wall: bool,
     max_depth: u32,
+    is_attached: bool,
     object: Object,
     targets: MapHandle,
     counters: SharedArray<abi::ms_counters>,
@@ -110,6 +114,14 @@ impl Session {
     /// Loads and attaches everything and reads the mappings of the processes that are there; nothing is
     /// measured until [`Session::start`].
     pub fn prepare(options: &Options) -> Result<Self, ProbeError> {
+        Self::prepare_and_tell(options, &mut |_, _| {})
+    }
+
+    /// The same; before anything is attached `tell` gets the name of each event and what is to be said of it.
+    pub fn prepare_and_tell(
+        options: &Options,
+        tell: &mut dyn FnMut(&'static str, &str),
+    ) -> Result<Self, ProbeError> {
         let limits = options.limits.map_or_else(
             || Limits::new(matches!(options.scope, Scope::All)),
             Limits::possible,
@@ -121,9 +133,14 @@ impl Session {
             cpus: &cpus,
             limits: &limits,
             settings: &options.settings,
+            scope: &options.scope,
+            program: options.program.as_deref(),
         };
         for collector in &mut collectors {
             collector.prepare(&context)?;
+            for line in collector.announcement() {
+                tell(collector.name(), &line);
+            }
         }
         let watch = MmapWatch::start(&cpus).map_err(|source| ProbeError::Io {
             what: "cannot watch for new mappings",
@@ -189,6 +206,7 @@ impl Session {
             intervals,
             sums,
             max_depth: options.max_depth,
+            is_attached: false,
             has_wall: options.events.iter().any(|event| event.name == collectors::WALL),
             object,
             targets,
@@ -207,6 +225,7 @@ impl Session {
         for collector in session.collectors.write().iter_mut() {
             session.object.attach(collector.as_mut())?;
         }
+        session.is_attached = true;
         Ok(session)
     }
 
@@ -268,8 +287,16 @@ impl Session {
             // before it was a target, perhaps: then no event told, and whoever gets this pid would be one
             self.live.remove(&pid);
             let _ = self.targets.delete(&pid.to_ne_bytes());
+        } else if self.is_attached {
+            self.process_came(pid);
         }
         Ok(())
+    }
+
+    fn process_came(&mut self, pid: Pid) {
+        for collector in self.collectors.write().iter_mut() {
+            self.object.process_came(collector.as_mut(), pid);
+        }
     }
 
     /// Receives what comes within this time, or returns earlier when something new must be looked at.
@@ -318,9 +345,13 @@ impl Session {
             match change {
                 Change::Forked(pid) => {
                     self.live.insert(*pid);
+                    self.process_came(*pid);
                 }
                 Change::Ended(pid) => {
                     self.live.remove(pid);
+                    for collector in self.collectors.write().iter_mut() {
+                        collector.process_went(*pid);
+                    }
                 }
                 Change::Executed(_) => {}
             }
@@ -356,12 +387,33 @@ impl Session {
         all
     }
 
+    /// What became of an event; what the kernel did not run a program for is lost as if it had run for nothing.
+    fn ticks_of(&self, event: usize, collector: &dyn Collector) -> Ticks {
+        let mut ticks = Ticks::read(&self.counters, self.object.cpus, event);
+        let missed = collector.missed(&self.object.skel);
+        ticks.fired += missed;
+        ticks.lost_busy += missed;
+        ticks
+    }
+
+    /// Sums of what lasts, of the stacks that the kernel side shipped; counted.
+    fn lasting(&mut self, events: &mut [EventTotals]) -> Vec<(abi::ms_sum_key, abi::ms_sum)> {
+        let mut all = Vec::new();
+        for (collector, totals) in self.collectors.write().iter_mut().zip(events) {
+            let sums = collector.lasting(&mut self.object.skel);
+            totals.ticks.fired += sums.len() as u64;
+            totals.ticks.summed += sums.len() as u64;
+            all.extend(sums);
+        }
+        all
+    }
+
     fn event_totals(&self) -> Vec<EventTotals> {
         let totals = |(event, collector): (usize, &AnyCollector)| EventTotals {
             name: collector.name(),
             measures: collector.measures(),
             how: collector.how(),
-            ticks: Ticks::read(&self.counters, self.object.cpus, event),
+            ticks: self.ticks_of(event, collector.as_ref()),
             run_time: run_time(collector.as_ref(), &self.object.skel, self.object.walk_loop),
         };
         self.collectors.read().iter().enumerate().map(totals).collect()
@@ -405,9 +457,11 @@ impl Session {
         self.object.detach();
         // events that came between
         self.receive()?;
+        let lasting = self.lasting(&mut events);
         let mut drain = self.drain.borrow_mut();
         if let Some(sums) = &mut self.sums {
             drain.take_sums(&sums.finish()?, Which::AtHand);
+            drain.take_sums(&lasting, Which::AtHand);
         }
         drain.received.not_looked_at = not_looked_at;
         self.intervals.part(&mut events);

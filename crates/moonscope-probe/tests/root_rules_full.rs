@@ -69,6 +69,7 @@ fn root_a_file_with_too_many_rules_is_walked_in_user_space_and_no_other_is() {
         scope: Scope::Processes([crowded.pid(), beside.pid()].into()),
         events: Vec::new(),
         settings: EventSettings::default(),
+        program: None,
         hz: 499,
         max_depth: 127,
         kernel_stacks: false,

@@ -38,6 +38,7 @@ fn options(limits: Limits) -> Options {
         scope: Scope::Processes([].into()),
         events: Vec::new(),
         settings: EventSettings::default(),
+        program: None,
         hz: 997,
         max_depth: 1024,
         kernel_stacks: false,

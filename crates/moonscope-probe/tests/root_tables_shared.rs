@@ -19,6 +19,7 @@ fn record(pids: &BTreeSet<u32>, samples_of_each: u64) -> (Totals, Vec<u64>) {
         scope: Scope::Processes(pids.clone()),
         events: Vec::new(),
         settings: EventSettings::default(),
+        program: None,
         hz: 499,
         max_depth: 127,
         kernel_stacks: false,

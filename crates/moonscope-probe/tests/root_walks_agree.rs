@@ -28,6 +28,7 @@ fn compare(pids: impl IntoIterator<Item = u32>, walk_loop: WalkLoop) -> Comparis
         scope: Scope::Processes(pids.into_iter().collect::<BTreeSet<u32>>()),
         events: Vec::new(),
         settings: EventSettings::default(),
+        program: None,
         hz: 499,
         max_depth: 1024,
         kernel_stacks: true,

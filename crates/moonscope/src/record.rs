@@ -50,6 +50,8 @@ Examples:
     moonscope record -p 4321 -e offcpu --min-block 1ms -d 10 -o waits.svg
   Who makes the resident memory of a process grow:
     moonscope record -p 4321 -e memory -d 60 -o memory.svg
+  Which calls of a function take longer than 5 ms, by whom, and how long all of them take:
+    moonscope record -p 4321 -e probe:p:libc:fsync --slower 5ms -d 60 -o slow.svg
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
   A file for each minute, of which the last hour is kept:

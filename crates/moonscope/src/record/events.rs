@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use moonscope_probe::EventSettings;
-use moonscope_probe::collectors::offcpu;
+use moonscope_probe::collectors::{offcpu, probe};
 use moonscope_unwind::abi;
 
 use super::duration;
@@ -28,6 +28,18 @@ pub struct EventArgs {
     /// offcpu: put the stack of whoever woke the thread on its own
     #[arg(long)]
     waker: bool,
+    /// probe: leave out calls that take less: 5ms, 200us
+    #[arg(long, value_name = "TIME", value_parser = duration::parse_limit)]
+    slower: Option<Duration>,
+
+    /// probe: count calls of functions and do not wait for their return, which costs half
+    #[arg(long, conflicts_with = "slower")]
+    calls_only: bool,
+
+    /// probe: have the kernel put its own return addresses on the stack (uretprobe), for functions whose returns
+    /// are not found otherwise; an exception, an error of Lua or a coroutine that leaves one ends the program
+    #[arg(long, conflicts_with = "calls_only")]
+    replace_returns: bool,
 }
 
 /// How threads leave their CPU.
@@ -62,9 +74,18 @@ impl EventArgs {
         for (name, time) in [
             (offcpu::MIN_BLOCK, self.min_block),
             (offcpu::MAX_BLOCK, self.max_block),
+            (probe::SLOWER, self.slower),
         ] {
             if let Some(time) = time {
                 settings.0.insert(name, nanoseconds(time));
+            }
+        }
+        for (name, is_set) in [
+            (probe::CALLS_ONLY, self.calls_only),
+            (probe::REPLACE_RETURNS, self.replace_returns),
+        ] {
+            if is_set {
+                settings.0.insert(name, 1);
             }
         }
         if !self.state.is_empty() {

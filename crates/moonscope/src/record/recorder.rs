@@ -31,7 +31,13 @@ pub struct Recorder<'a> {
 impl Recorder<'_> {
     /// Everything but the start.
     pub fn prepare(&self) -> Result<Session, Failure> {
-        Session::prepare(&options(self.args, &self.target, self.command.as_ref())).map_err(probe_failure)
+        let mut tell = |event: &'static str, line: &str| {
+            if !self.args.quiet {
+                eprintln!("{event}: {line}");
+            }
+        };
+        let options = options(self.args, &self.target, self.command.as_ref());
+        Session::prepare_and_tell(&options, &mut tell).map_err(probe_failure)
     }
 
     /// Begins to measure, and lets the command go.
@@ -150,6 +156,10 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
         scope,
         events: args.event.iter().map(|event| EventSpec::parse(event)).collect(),
         settings: args.events.settings(),
+        program: match &target.scope {
+            Scope::Command { program, .. } => Some(program.clone()),
+            _ => None,
+        },
         hz: args.frequency,
         max_depth: args.stacks.max_depth,
         kernel_stacks: !args.stacks.no_kernel,
@@ -180,6 +190,7 @@ pub fn probe_failure(err: ProbeError) -> Failure {
         ProbeError::Rate { .. }
         | ProbeError::UnknownEvent { .. }
         | ProbeError::TooManyEvents { .. }
+        | ProbeError::ProbeSpec { .. }
         | ProbeError::EventArgument { .. } => Code::Usage,
         err if err.is_missing_feature() => Code::NotPermitted,
         _ => Code::Failed,

@@ -73,6 +73,7 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         unfinished::add(process, recorded, symbolizer, &mut profile);
     }
     recording.describe(&mut profile);
+    profile.meta.comments.extend(recorded.summaries());
     let kernel_frames = recorded.stacks.frames().iter();
     if kernel_frames
         .clone()
