@@ -13,27 +13,18 @@ use moonscope_process::{Executable, read_maps};
 use super::kernel;
 use crate::perf_event::{self, Attr, Whose};
 
+/// A function whose first instruction the kernel emulates.
 #[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
-    ".pushsection .text",
-    ".type moonscope_cost_emulated, @function",
-    "moonscope_cost_emulated:",
-    "push rax",
-    "pop rax",
-    "ret",
-    ".size moonscope_cost_emulated, . - moonscope_cost_emulated",
-    ".type moonscope_cost_stepped, @function",
-    "moonscope_cost_stepped:",
-    "lea rax, [rdi + 1]",
-    "ret",
-    ".size moonscope_cost_stepped, . - moonscope_cost_stepped",
-    ".popsection",
-);
+#[unsafe(naked)]
+unsafe extern "C" fn moonscope_cost_emulated() {
+    std::arch::naked_asm!("push rax", "pop rax", "ret")
+}
 
+/// One whose first instruction is single-stepped.
 #[cfg(target_arch = "x86_64")]
-unsafe extern "C" {
-    fn moonscope_cost_emulated();
-    fn moonscope_cost_stepped();
+#[unsafe(naked)]
+unsafe extern "C" fn moonscope_cost_stepped() {
+    std::arch::naked_asm!("lea rax, [rdi + 1]", "ret")
 }
 
 /// Nanoseconds of our own program for a call: what it takes to walk some ten frames and to add up.
