@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use common::{Profile, Program, Sample, Truth, moonscope, nm, program, root, tool, wait_until};
 
 /// Seconds in which a recording has begun, also on a busy machine.
-const BEFORE: &str = "3";
+const BEFORE: &str = "4";
 
 /// Records a program to its end.
 fn record(path: &Path, args: &[&str]) -> (Profile, Truth, String) {
@@ -324,7 +324,10 @@ fn stacks_of_climbs(args: &[&str]) -> Option<(BTreeSet<Vec<String>>, u64, u64, S
             continue;
         }
         let names = sample.below_main().unwrap_or_else(|| panic!("{sample}"));
-        stacks.insert(names.into_iter().map(str::to_owned).collect());
+        // main itself looks at the clock, too
+        if names.contains(&"climb") {
+            stacks.insert(names.into_iter().map(str::to_owned).collect());
+        }
     }
     Some((stacks, all, cut, run.stderr))
 }
@@ -340,7 +343,7 @@ fn root_cpu_samples_below_probed_functions_are_as_they_are_without_a_probe() {
     assert_eq!(cut, 0, "{words}");
     // what the clock has without a probe may lack some depth
     let true_ones = (1..=20).map(|depth| [vec!["main".to_owned()], vec!["climb".to_owned(); depth]].concat());
-    let true_ones: BTreeSet<Vec<String>> = true_ones.chain([vec!["main".to_owned()]]).collect();
+    let true_ones: BTreeSet<Vec<String>> = true_ones.collect();
     assert!(without.is_subset(&true_ones), "{without:?}");
     for how in [&[][..], &["--replace-returns"]] {
         let args = [&["-e", "probe:climb"], how].concat();

@@ -72,7 +72,7 @@ const PROBE: &str = "probe";
 /// The label with how long a call took.
 const LATENCY: &str = "probe-latency";
 
-/// `PROBE_SCRATCHES` of `bpf/probe.bpf.h`: 57 KiB each, for each CPU.
+/// `PROBE_SCRATCHES` of `bpf/probe.bpf.h`: as large as those of all others (`SCRATCH_LEVELS`), for each CPU.
 const SCRATCHES: u32 = 4;
 
 /// Probes of processes one by one, at a time: each has two file descriptors.
@@ -285,8 +285,14 @@ impl Collector for Probe {
         }
         self.links = links;
         for pid in self.targets.clone().unwrap_or_default() {
-            let links = self.attach_process(pid, programs)?;
-            self.of_process.insert(pid, links);
+            match self.attach_process(pid, programs) {
+                Ok(links) => {
+                    self.of_process.insert(pid, links);
+                }
+                // it has ended meanwhile, which the recording will tell
+                Err(ProbeError::Io { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(err) => return Err(err),
+            }
         }
         Ok(())
     }

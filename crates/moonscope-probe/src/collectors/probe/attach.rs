@@ -100,6 +100,8 @@ fn at_site(site: &Site, err: ProbeError) -> ProbeError {
             Some(libc::EINVAL) => {
                 "the kernel allows no probe there (a function that probes need themselves?)".to_owned()
             }
+            // the process has ended
+            Some(libc::ESRCH) => return err,
             Some(libc::EACCES | libc::EPERM) => {
                 return ProbeError::NotPermitted {
                     what: "cannot set a probe",
