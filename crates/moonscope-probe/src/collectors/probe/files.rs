@@ -194,7 +194,11 @@ fn is_file_name(path: &Path, name: &str) -> bool {
         return false;
     };
     let rest = |name: &str| file.strip_prefix(name).map(str::to_owned);
-    let is_library = |rest: String| rest.starts_with(".so") || rest.starts_with('-') && rest.contains(".so");
+    let is_library = |rest: String| {
+        rest.starts_with(".so")
+            || rest.starts_with('-') && rest.contains(".so")
+            || rest.starts_with('.') && name.ends_with(".so")
+    };
     file == name || rest(name).is_some_and(is_library)
 }
 
