@@ -464,6 +464,27 @@ enum {
 	MS_PROBE_UNFINISHED = 1 << 17,	/* it lasts: only its time so far is known */
 };
 
+/* What `block` says of a request: an operation, and the device. */
+enum ms_block_op {
+	MS_BLOCK_READ,
+	MS_BLOCK_WRITE,
+	MS_BLOCK_FLUSH,		/* of the device's cache */
+	MS_BLOCK_DISCARD,
+	MS_BLOCK_OTHER,
+	MS_BLOCK_OP_MASK = 7,
+	MS_BLOCK_MINOR_SHIFT = 3,
+	MS_BLOCK_MINOR_MASK = (1 << 20) - 1,	/* MINORBITS, include/linux/kdev_t.h */
+	MS_BLOCK_MAJOR_SHIFT = 23,	/* below BLKDEV_MAJOR_MAX, which is 512 (include/linux/blkdev.h) */
+};
+
+/* Places of the values of `block`. */
+enum {
+	MS_BLOCK_BYTES,		/* read or written */
+	MS_BLOCK_TIME,		/* at the device: from when it was issued to when it was complete */
+	MS_BLOCK_QUEUED,	/* before that */
+	MS_BLOCK_ERRORS,
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {
@@ -563,6 +584,7 @@ enum ms_count {
 	MS_COUNT_LOST_CPU,	/* CPU number beyond those known at the start */
 	MS_COUNT_LOST_BUSY,	/* it came while a stack of the same CPU was being taken */
 	MS_COUNT_LOST_MAP,	/* no room to remember when it began */
+	MS_COUNT_LOST_END,	/* its end was not seen */
 	MS_NR_COUNTS,
 };
 

@@ -190,6 +190,14 @@ static __always_inline struct scratch *try_scratch(enum scratch_level level)
 	return s;
 }
 
+/* The same of an event that may interrupt itself. */
+static __always_inline void count_nested(__u32 event, enum ms_count what)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	__sync_fetch_and_add(&ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what], 1);
+}
+
 /* NULL is counted. What is taken must be given back. */
 static __always_inline struct scratch *take_scratch(__u32 event, enum scratch_level level)
 {

@@ -1,5 +1,6 @@
 //! All collectors. A new one is a file in `bpf/`, a file in this folder, its module and an entry of [`ALL`] here.
 
+mod block;
 mod counter;
 mod cpu;
 mod io;
@@ -49,6 +50,11 @@ pub const ALL: &[Event] = &[
         name: "io",
         what: "bytes and time of calls that read, write, send, receive, copy and sync, by kind of file",
         make: |_| Ok(vec![Box::new(io::Io::default())]),
+    },
+    Event {
+        name: "block",
+        what: "requests to block devices: who makes them, bytes, time at the device and in the queue, failures",
+        make: |_| Ok(vec![Box::new(block::Block::default())]),
     },
     Event {
         name: "memory",

@@ -11,18 +11,50 @@ pub fn has_tracepoint(name: &str) -> bool {
 
 /// Does this kernel have this type?
 pub fn has_type(name: &str) -> bool {
-    let Ok(name) = CString::new(name) else {
-        return false;
-    };
+    with_types(|types| find(types, name)).is_some()
+}
+
+/// How many arguments a tracepoint has; `None`: there is none of this name.
+pub fn tracepoint_arguments(name: &str) -> Option<u32> {
+    with_types(|types| {
+        let name = format!("btf_trace_{name}");
+        let mut id = find(types, &name)?;
+        // the name of a pointer to a function, whose first argument is the probe's own
+        for _ in 0..2 {
+            id = type_of(types, id)?.0;
+        }
+        type_of(types, id)?.1.checked_sub(1)
+    })
+}
+
+/// The types, for as long as the kernel's are in memory.
+struct Types(*mut libbpf_sys::btf);
+
+fn with_types<T>(look: impl FnOnce(&Types) -> Option<T>) -> Option<T> {
     // that there are no types is told when the programs are loaded
     let printing = libbpf_rs::set_print(None);
-    // SAFETY: the name is a C string; the types are freed below, and nothing of them is kept.
-    let found = unsafe {
-        let types = libbpf_sys::btf__load_vmlinux_btf();
-        let found = !types.is_null() && libbpf_sys::btf__find_by_name(types, name.as_ptr()) > 0;
-        libbpf_sys::btf__free(types);
-        found
-    };
+    // SAFETY: no memory is passed; what is given is freed below, and nothing of it is kept.
+    let types = Types(unsafe { libbpf_sys::btf__load_vmlinux_btf() });
+    let found = (!types.0.is_null()).then(|| look(&types)).flatten();
+    // SAFETY: as above; NULL is allowed.
+    unsafe { libbpf_sys::btf__free(types.0) };
     libbpf_rs::set_print(printing);
     found
+}
+
+/// The number of the type of this name.
+fn find(types: &Types, name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the types are there, and the name is a C string.
+    let id = unsafe { libbpf_sys::btf__find_by_name(types.0, name.as_ptr()) };
+    u32::try_from(id).ok().filter(|id| *id > 0)
+}
+
+/// Which type this one is made of, and how many parts it has (`struct btf_type` of include/uapi/linux/btf.h).
+fn type_of(types: &Types, id: u32) -> Option<(u32, u32)> {
+    // SAFETY: the types are there; what is given points into them, or is NULL.
+    let found = unsafe { libbpf_sys::btf__type_by_id(types.0, id).as_ref() }?;
+    // SAFETY: both fields of the union are plain numbers of the same size.
+    let of = unsafe { found.__bindgen_anon_1.type_ };
+    Some((of, found.info & 0xffff))
 }

@@ -32,6 +32,8 @@ pub struct Ticks {
     pub lost_busy: u64,
     /// There was no room to remember when it began.
     pub lost_map: u64,
+    /// The end was not seen.
+    pub lost_end: u64,
 }
 
 impl Ticks {
@@ -52,6 +54,7 @@ impl Ticks {
             lost_cpu: count(abi::MS_COUNT_LOST_CPU),
             lost_busy: count(abi::MS_COUNT_LOST_BUSY),
             lost_map: count(abi::MS_COUNT_LOST_MAP),
+            lost_end: count(abi::MS_COUNT_LOST_END),
         }
     }
 
@@ -62,7 +65,7 @@ impl Ticks {
 
     /// Those that are not and should be.
     pub fn lost(&self) -> u64 {
-        self.lost_ring + self.lost_cpu + self.lost_busy + self.lost_map
+        self.lost_ring + self.lost_cpu + self.lost_busy + self.lost_map + self.lost_end
     }
 }
 
@@ -78,6 +81,7 @@ impl std::ops::AddAssign for Ticks {
         self.lost_cpu += other.lost_cpu;
         self.lost_busy += other.lost_busy;
         self.lost_map += other.lost_map;
+        self.lost_end += other.lost_end;
     }
 }
 

@@ -67,6 +67,7 @@ impl Recording {
             ("CPU added later", ticks.lost_cpu),
             ("CPU busy with another stack", ticks.lost_busy),
             ("map full", ticks.lost_map),
+            ("end not seen", ticks.lost_end),
             ("stack not received", received.without_stack.iter().sum()),
             ("malformed record", received.malformed),
         ] {
