@@ -425,6 +425,7 @@ enum ms_io_kind {
 	MS_IO_KIND_SHIFT = 3,
 	MS_IO_KIND_MASK = 15 << MS_IO_KIND_SHIFT,
 	MS_IO_UNFINISHED = 1 << 7,	/* it lasts: only its time so far is known */
+	MS_IO_FILE_SHIFT = 8,		/* number of the file, see ms_file_event; 0: not known */
 };
 
 /* Places of the values of `io`. */
@@ -506,6 +507,7 @@ enum ms_event_kind {
 	MS_EVENT_EXEC,		/* struct ms_event: pid runs another program */
 	MS_EVENT_EXIT,		/* struct ms_event: the last thread of pid ended */
 	MS_EVENT_PAIR,		/* struct ms_pair */
+	MS_EVENT_FILE,		/* struct ms_file_event: a file that tags speak of from now on */
 };
 
 /* Two stacks that were shipped are one, under an id of its own. */
@@ -524,6 +526,29 @@ struct ms_event {
 	__u32 child;		/* MS_EVENT_FORK */
 	__u32 wanted;		/* MS_EVENT_EXEC: its samples are */
 	__u64 time;
+};
+
+enum {
+	/* numbers of files: what a tag has room for */
+	MS_MAX_FILE = (1 << 24) - 1,
+	MS_PATH_BYTES = 1024,	/* of a path, and at most one name more */
+	MS_NAME_BYTES = 256,	/* NAME_MAX and a NUL (include/uapi/linux/limits.h) */
+	MS_PATH_NAMES = 64,	/* names, and mounts on the way */
+
+	MS_FILE_CUT = 1 << 0,	/* names towards the root are missing */
+	MS_FILE_DELETED = 1 << 1,
+};
+
+/* Then follow its names, leaf first, each with a NUL behind it. */
+struct ms_file_event {
+	__u32 kind;		/* MS_EVENT_FILE */
+	__u32 number;
+	__u64 time;
+	__u64 inode;
+	__u32 device;		/* dev_t of the kernel */
+	__u32 len;		/* bytes of names */
+	__u32 flags;		/* MS_FILE_* */
+	__u32 from_root;	/* the first name is below the root of a mount namespace; else of the file system */
 };
 
 enum {

@@ -5,7 +5,7 @@
  * its result is known and its stack is taken: the user part only, as the kernel's part
  * is the same for all system calls there.
  *
- * Values: MS_IO_BYTES and so on. Tag: enum ms_io_op and enum ms_io_kind.
+ * Values: MS_IO_BYTES and so on. Tag: enum ms_io_op, enum ms_io_kind, and the number of the file if paths are wanted.
  */
 #ifndef MOONSCOPE_IO_H
 #define MOONSCOPE_IO_H
@@ -122,10 +122,10 @@ static __always_inline bool caller_is_wanted(void)
 }
 
 static __always_inline void describe_call(const struct pt_regs *regs, __u32 number, __u8 call,
-					  struct io_call *to)
+					  enum with_number with, struct io_call *to)
 {
 	struct arguments args = {};
-	__u32 kind = MS_IO_FILE;
+	__u32 file = MS_IO_FILE << MS_IO_KIND_SHIFT;
 	__u32 fd;
 
 	bpf_probe_read_kernel(&args, sizeof(args), &regs->dx);
@@ -135,11 +135,11 @@ static __always_inline void describe_call(const struct pt_regs *regs, __u32 numb
 			fd = args.second;
 		else if ((call & MS_IO_FD_MASK) == 2 << MS_IO_FD_SHIFT)
 			fd = args.third;
-		kind = kind_of_fd(fd);
+		file = tag_of_fd(fd, with);
 	}
 	to->messages = args.second;
 	to->number = number;
-	to->tag = (call & MS_IO_OP_MASK) | kind << MS_IO_KIND_SHIFT;
+	to->tag = (call & MS_IO_OP_MASK) | file;
 }
 
 /* False: counted as lost. */
@@ -164,7 +164,7 @@ int io_enter(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!call || !caller_is_wanted())
 		return 0;
-	describe_call((void *)ctx->args[0], number, call, &begun);
+	describe_call((void *)ctx->args[0], number, call, WITH_NUMBER, &begun);
 	begun.since = bpf_ktime_get_ns();
 	/* only this thread writes there */
 	known = bpf_map_lookup_elem(&io_threads, &tid);
@@ -212,7 +212,8 @@ static __always_inline bool end_call(const struct pt_regs *regs, __u32 number, _
 	/* it began when there was no room, and was counted then */
 	if (!known && io_was_full)
 		return false;
-	describe_call(regs, number, call, ended);
+	/* Linux 5.10 has too little stack for a path beside a walk (MAX_BPF_STACK is 512 bytes of all calls) */
+	describe_call(regs, number, call, WITHOUT_NUMBER, ended);
 	if (known) {
 		known->since = 0;
 		ended->since = now;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What kind of file an open file is, for the collector `io`. */
+/* What kind of file an open file is, and which one, for the collector `io`. */
 #ifndef MOONSCOPE_IO_FILE_H
 #define MOONSCOPE_IO_FILE_H
 
-#include "maps.h"
+#include "file_path.h"
 
 /* include/uapi/linux/stat.h */
 #define S_IFMT 0170000
@@ -26,16 +26,16 @@
 #define IPPROTO_UDPLITE 136
 #define IPPROTO_MPTCP 262
 
-struct super_block {
-	unsigned long s_magic;
-} __attribute__((preserve_access_index));
+/* Numbers of files are wanted (--paths). */
+const volatile bool io_wants_paths;
 
-struct inode {
-	unsigned short i_mode;
-	struct super_block *i_sb;
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
 } __attribute__((preserve_access_index));
 
 struct file {
+	struct path f_path;
 	struct inode *f_inode;
 	void *private_data;
 } __attribute__((preserve_access_index));
@@ -127,15 +127,32 @@ static __always_inline struct file **place_of_fd(__u32 fd)
 	return fd < BPF_CORE_READ(table, max_fds) ? BPF_CORE_READ(table, fd) + fd : NULL;
 }
 
-/* Of the running task. */
-static __always_inline __u32 kind_of_fd(__u32 fd)
+enum with_number {
+	WITHOUT_NUMBER,
+	WITH_NUMBER,
+};
+
+/* What a tag says of a file: its kind, and its number if it has a path. */
+static __always_inline __u32 tag_of_file(struct file *file, enum with_number with)
+{
+	__u32 kind = kind_of_file(file);
+	__u32 number = 0;
+
+	if (with == WITH_NUMBER && io_wants_paths && (kind == MS_IO_FILE || kind == MS_IO_DEVICE))
+		number = file_number((__u64)BPF_CORE_READ(file, f_inode), (__u64)BPF_CORE_READ(file, f_path.dentry),
+				     (__u64)mount_of(BPF_CORE_READ(file, f_path.mnt)));
+	return kind << MS_IO_KIND_SHIFT | number << MS_IO_FILE_SHIFT;
+}
+
+/* The same of a descriptor of the running task. */
+static __always_inline __u32 tag_of_fd(__u32 fd, enum with_number with)
 {
 	struct file **place = place_of_fd(fd);
 	struct file *file = NULL;
 
 	if (place)
 		bpf_probe_read_kernel(&file, sizeof(file), place);
-	return kind_of_file(file);
+	return tag_of_file(file, with);
 }
 
 #endif /* MOONSCOPE_IO_FILE_H */

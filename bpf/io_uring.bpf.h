@@ -122,7 +122,7 @@ int io_complete(struct bpf_raw_tracepoint_args *ctx)
 	value_result(begun.op, BPF_CORE_READ(request, cqe.res), &sum);
 	sum.value[MS_IO_TIME] = bpf_ktime_get_ns() - begun.since;
 	sum_key.stack = begun.stack;
-	sum_key.tag = begun.op | kind_of_file(BPF_CORE_READ(request, file)) << MS_IO_KIND_SHIFT;
+	sum_key.tag = begun.op | tag_of_file(BPF_CORE_READ(request, file), WITH_NUMBER);
 	count(io_event, add_values(&sum_key, &sum) ? MS_COUNT_SUMMED : MS_COUNT_LOST_MAP);
 	return 0;
 }

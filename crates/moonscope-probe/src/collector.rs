@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, IntoRawFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, MapCore, MapFlags, ProgramMut};
@@ -15,6 +16,7 @@ use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
 use crate::error::ProbeError;
+use crate::files::FileNames;
 use crate::limits::Limits;
 use crate::object::WalkLoop;
 use crate::session::Scope;
@@ -180,6 +182,9 @@ pub trait Collector: Send + Sync {
     fn missed(&self, _skel: &MoonscopeSkel<'static>) -> u64 {
         0
     }
+
+    /// What the files are called whose numbers its tags have; told when all is recorded.
+    fn learn_files(&mut self, _files: &Arc<FileNames>) {}
 
     /// How it measures, in words: `by cpu-clock at 99 Hz`.
     fn how(&self) -> String;

@@ -3,7 +3,7 @@
 mod block;
 mod counter;
 mod cpu;
-mod io;
+pub mod io;
 pub mod memory;
 pub mod offcpu;
 pub mod probe;

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::definitions::{Definition, Definitions, Verdict};
 use crate::executables::Executables;
+use crate::files::FileNames;
 use crate::frames::{cut_of, locate};
 use crate::generation::Generation;
 use crate::limits::REMEMBERED_STACKS;
@@ -75,6 +76,8 @@ pub struct Drain {
     looked_through: Size,
     /// Processes that came, changed or went since the last look.
     pub changes: Vec<Change>,
+    /// Files that tags speak of.
+    pub files: FileNames,
     /// Watches for new mappings.
     pub watch: MmapWatch,
     max_depth: u32,
@@ -112,6 +115,7 @@ impl Drain {
             ended: None,
             looked_through: Size::default(),
             changes: Vec::new(),
+            files: FileNames::default(),
             max_depth,
             outdated: BTreeSet::new(),
             waiting: Vec::new(),
@@ -151,6 +155,7 @@ impl Drain {
             Some(Record::Sample(sample)) => self.count(&sample),
             Some(Record::Event(event)) => self.notice(&event),
             Some(Record::Pair(pair)) => self.definitions.insert_pair(pair),
+            Some(Record::File(file)) => self.files.add(&file),
             None => self.received.malformed += 1,
         }
     }

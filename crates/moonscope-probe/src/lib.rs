@@ -13,6 +13,7 @@ mod definitions;
 mod drain;
 mod error;
 mod executables;
+mod files;
 mod frames;
 mod generation;
 mod kernel_types;

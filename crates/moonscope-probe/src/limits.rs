@@ -31,6 +31,8 @@ pub struct Limits {
     /// Distinct stacks whose values are summed up in the kernel between two readings, twice about 100 bytes each, and
     /// as many that are known to have been shipped. What does not fit is shipped one by one.
     pub stacks: usize,
+    /// Files that can be told apart by name; some 200 bytes each, and as many bytes as their paths have.
+    pub files: usize,
     /// Threads that may be blocked, or in a call that is measured, at the same time; about 100 bytes each.
     pub threads: usize,
 }
@@ -45,6 +47,7 @@ impl Limits {
         targets: 16 << 10,
         ring_bytes: 8 << 20,
         stacks: 16 << 10,
+        files: 16 << 10,
         threads: 16 << 10,
     };
 
@@ -57,6 +60,7 @@ impl Limits {
         targets: 1 << 10,
         ring_bytes: 16 << 20,
         stacks: 64 << 10,
+        files: 64 << 10,
         threads: 64 << 10,
     };
 
@@ -88,6 +92,7 @@ impl Limits {
             targets: self.targets.max(1),
             ring_bytes: self.ring_bytes.max(page).next_power_of_two(),
             stacks: self.stacks.max(1),
+            files: self.files.max(1),
             threads: self.threads.max(1),
         }
     }

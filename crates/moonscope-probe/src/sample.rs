@@ -12,6 +12,26 @@ pub enum Record<'a> {
     Event(abi::ms_event),
     /// Two stacks are one.
     Pair(abi::ms_pair),
+    /// A file has a number from now on.
+    File(FileRecord<'a>),
+}
+
+/// A file and its names (`struct ms_file_event`).
+#[derive(Clone, Copy, Debug)]
+pub struct FileRecord<'a> {
+    /// Everything but the names.
+    pub head: abi::ms_file_event,
+    /// Its names, leaf first, each with a NUL behind it.
+    pub names: &'a [u8],
+}
+
+impl<'a> FileRecord<'a> {
+    fn parse(words: &'a [u64]) -> Option<Self> {
+        let head: abi::ms_file_event = plain(words)?;
+        let rest = bytes_of(&words[size_of::<abi::ms_file_event>() / 8..]);
+        let names = rest.get(..head.len as usize)?;
+        Some(Self { head, names })
+    }
 }
 
 /// A sample as the kernel side shipped it.
@@ -32,6 +52,7 @@ impl<'a> Record<'a> {
             Self::Sample(sample) => sample.head.time,
             Self::Event(event) => event.time,
             Self::Pair(pair) => pair.time,
+            Self::File(file) => file.head.time,
         }
     }
 
@@ -49,6 +70,7 @@ impl<'a> Record<'a> {
                 plain::<abi::ms_event>(words).map(Record::Event)
             }
             abi::MS_EVENT_PAIR => plain::<abi::ms_pair>(words).map(Record::Pair),
+            abi::MS_EVENT_FILE => FileRecord::parse(words).map(Record::File),
             _ => None,
         }
     }
@@ -64,10 +86,7 @@ impl<'a> RawSample<'a> {
             None
         } else {
             let (regs, stack) = rest.split_first_chunk::<{ abi::MS_NR_REGS as usize }>()?;
-            // SAFETY: the memory of words may be looked at as bytes.
-            let stack =
-                unsafe { std::slice::from_raw_parts(stack.as_ptr().cast::<u8>(), size_of_val(stack)) };
-            let bytes = stack.get(..head.stack_len as usize)?;
+            let bytes = bytes_of(stack).get(..head.stack_len as usize)?;
             Some((
                 Registers::new(*regs),
                 StackCopy {
@@ -132,8 +151,7 @@ impl KeptRecord {
 
     /// Its bytes, aligned as they were.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the memory of words may be looked at as bytes.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(self.0.as_slice())) }
+        bytes_of(&self.0)
     }
 
     /// The sample, if it is one.
@@ -143,6 +161,11 @@ impl KeptRecord {
             _ => None,
         }
     }
+}
+
+fn bytes_of(words: &[u64]) -> &[u8] {
+    // SAFETY: the memory of words may be looked at as bytes.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
 }
 
 /// Copies a C struct of `bpf/abi.h` out of words.
@@ -166,11 +189,6 @@ mod tests {
         words
     }
 
-    fn bytes(words: &[u64]) -> &[u8] {
-        // SAFETY: as in `RawSample::parse`.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) }
-    }
-
     #[test]
     fn frames_are_split_where_the_head_says() {
         let head = abi::ms_sample {
@@ -180,7 +198,7 @@ mod tests {
             ..Default::default()
         };
         let words = sample(head, &[10, 20, 30]);
-        let Some(Record::Sample(raw)) = Record::parse(bytes(&words)) else {
+        let Some(Record::Sample(raw)) = Record::parse(bytes_of(&words)) else {
             panic!("not a sample")
         };
         assert_eq!((raw.kernel(), raw.user()), (&[10][..], &[20, 30][..]));
@@ -195,7 +213,7 @@ mod tests {
             nr_user: 3,
             ..Default::default()
         };
-        assert!(Record::parse(bytes(&sample(head, &[10, 20, 30]))).is_none());
+        assert!(Record::parse(bytes_of(&sample(head, &[10, 20, 30]))).is_none());
         let head = abi::ms_sample {
             flags: abi::MS_SAMPLE_STACK,
             stack_len: 9,
@@ -207,7 +225,30 @@ mod tests {
             nr_user: 0,
             ..head
         };
-        assert!(Record::parse(bytes(&sample(head, &[0; abi::MS_NR_REGS as usize + 1]))).is_none());
+        assert!(Record::parse(bytes_of(&sample(head, &[0; abi::MS_NR_REGS as usize + 1]))).is_none());
         assert!(Record::parse(&[]).is_none());
+    }
+
+    #[test]
+    fn names_of_a_file_end_where_the_head_says() {
+        let record = |len: u32| {
+            let head = abi::ms_file_event {
+                kind: abi::MS_EVENT_FILE,
+                number: 3,
+                len,
+                ..Default::default()
+            };
+            let mut words = vec![0u64; size_of::<abi::ms_file_event>() / 8];
+            // SAFETY: the vector is as large as the struct.
+            unsafe { words.as_mut_ptr().cast::<abi::ms_file_event>().write(head) };
+            words.push(u64::from_ne_bytes(*b"a\0etc\0--"));
+            words
+        };
+        let words = record(6);
+        let Some(Record::File(file)) = Record::parse(bytes_of(&words)) else {
+            panic!("not a file")
+        };
+        assert_eq!((file.head.number, file.names), (3, &b"a\0etc\0"[..]));
+        assert!(Record::parse(bytes_of(&record(9))).is_none());
     }
 }

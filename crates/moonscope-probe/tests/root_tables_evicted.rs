@@ -27,6 +27,7 @@ const AMPLE: Limits = Limits {
     targets: 1 << 10,
     ring_bytes: 32 << 20,
     stacks: 1,
+    files: 1,
     threads: 1,
 };
 

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 /// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Major and minor number of the device that files of it have.
+    pub device: (u32, u32),
     /// The directory of the file system that is visible at `point`.
     pub root: PathBuf,
     /// Where it is mounted.
@@ -38,18 +40,25 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|&byte| byte == b' ');
-    let root = path(words.nth(3)?);
+    let device = device(words.nth(2)?)?;
+    let root = path(words.next()?);
     let point = path(words.next()?);
     words.find(|word| *word == b"-")?;
     let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
     let kind = text(words.next()?);
     let super_options = text(words.nth(1)?);
     Some(Mount {
+        device,
         root,
         point,
         kind,
         super_options,
     })
+}
+
+fn device(word: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = str::from_utf8(word).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn path(word: &[u8]) -> PathBuf {
@@ -87,6 +96,7 @@ mod tests {
             b"30 23 0:26 /sub /a\\040b\\134c rw,nosuid shared:9 master:3 - cgroup2 cgroup2 rw,nsdelegate\n";
         let mounts = parse(text);
         assert_eq!(mounts.len(), 1);
+        assert_eq!(mounts[0].device, (0, 26));
         assert_eq!(mounts[0].root, Path::new("/sub"));
         assert_eq!(mounts[0].point, Path::new("/a b\\c"));
         assert_eq!(

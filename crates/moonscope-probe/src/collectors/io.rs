@@ -2,12 +2,14 @@
 //! io_uring (`bpf/io_uring.bpf.h`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapFlags};
 use moonscope_unwind::abi;
 
 use crate::collector::{Collector, Column, Context, Programs, Unfinished, stacks_in};
 use crate::error::ProbeError;
+use crate::files::{FileNames, has_too_many_files};
 use crate::kernel_types::has_tracepoint;
 use crate::limits::Limits;
 use crate::processes::monotonic_now;
@@ -20,10 +22,21 @@ pub struct Io {
     lacks_io_uring: bool,
     /// `io_calls` of `bpf/io.bpf.h`.
     calls: Vec<u8>,
+    /// Are the paths of files wanted?
+    has_paths: bool,
+    /// Were there more files than have room?
+    has_too_many_files: bool,
+    files: Arc<FileNames>,
     /// When measuring began and ended (CLOCK_MONOTONIC, nanoseconds).
     started: u64,
     stopped: u64,
 }
+
+/// The setting that asks for the paths of files.
+pub const PATHS: &str = "paths";
+
+/// The label with the path.
+const PATH: &str = "io-path";
 
 /// Since Linux 6.3; what told of a submission before had no request that `io_uring_complete` speaks of.
 const SUBMITTED: &str = "io_uring_submit_req";
@@ -70,7 +83,8 @@ impl Collector for Io {
         &COLUMNS
     }
 
-    fn prepare(&mut self, _context: &Context<'_>) -> Result<(), ProbeError> {
+    fn prepare(&mut self, context: &Context<'_>) -> Result<(), ProbeError> {
+        self.has_paths = context.settings.get(PATHS).is_some();
         self.lacks_io_uring = !has_tracepoint(SUBMITTED);
         Ok(())
     }
@@ -101,7 +115,11 @@ impl Collector for Io {
     ) -> Result<(), libbpf_rs::Error> {
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.io_event = number;
+            constants.io_wants_paths = self.has_paths;
             self.calls = constants.io_calls.to_vec();
+        }
+        if self.has_paths {
+            open.maps.file_numbers.set_max_entries(limits.files as u32)?;
         }
         open.maps.io_requests.set_max_entries(limits.threads as u32)?;
         open.maps.io_threads.set_max_entries(limits.threads as u32)
@@ -122,6 +140,7 @@ impl Collector for Io {
     fn stop(&mut self, skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
         set_since(skel, 0);
         self.stopped = monotonic_now();
+        self.has_too_many_files = has_too_many_files(skel);
         Ok(())
     }
 
@@ -176,7 +195,12 @@ impl Collector for Io {
         } else {
             "without io_uring, which this kernel does not tell of (Linux 6.3)"
         };
-        format!("by sys_enter and sys_exit, {io_uring}")
+        let paths = match (self.has_paths, self.has_too_many_files) {
+            (false, _) => "",
+            (true, false) => ", with paths",
+            (true, true) => ", with paths of the first files only: there were too many",
+        };
+        format!("by sys_enter and sys_exit, {io_uring}{paths}")
     }
 
     fn row(&self, tag: u32, sum: &abi::ms_sum) -> Vec<i64> {
@@ -209,15 +233,35 @@ impl Collector for Io {
     }
 
     fn label_names(&self) -> &'static [&'static str] {
-        &["io-kind", "io-op"]
+        &["io-kind", "io-op", PATH]
     }
 
     fn labels(&self, tag: u32, _kernel: &[&str]) -> Vec<(&'static str, String)> {
         let kind = (tag & abi::MS_IO_KIND_MASK) >> abi::MS_IO_KIND_SHIFT;
-        vec![
+        let mut labels = vec![
             ("io-op", name_of(&OPERATIONS, operation(tag)).to_owned()),
             ("io-kind", name_of(&KINDS, kind).to_owned()),
-        ]
+        ];
+        if self.has_paths {
+            labels.push((PATH, self.path(kind, tag >> abi::MS_IO_FILE_SHIFT)));
+        }
+        labels
+    }
+
+    fn learn_files(&mut self, files: &Arc<FileNames>) {
+        self.files = Arc::clone(files);
+    }
+}
+
+impl Io {
+    /// The path of a file; of what has none, its kind in brackets.
+    fn path(&self, kind: u32, number: u32) -> String {
+        match kind {
+            abi::MS_IO_FILE | abi::MS_IO_DEVICE => {
+                self.files.name(number).unwrap_or_else(|| "[unknown]".to_owned())
+            }
+            other => format!("[{}]", name_of(&KINDS, other)),
+        }
     }
 }
 
@@ -235,8 +279,7 @@ mod tests {
         Io {
             lacks_io_uring: true,
             calls: vec![abi::MS_IO_READ as u8, abi::MS_IO_WRITE as u8, 0],
-            started: 0,
-            stopped: 0,
+            ..Io::default()
         }
     }
 
@@ -273,5 +316,16 @@ mod tests {
             [("io-op", "sync".to_owned()), ("io-kind", "tcp".to_owned())]
         );
         assert_eq!(io().labels(abi::MS_IO_READ, &[])[1].1, "unknown");
+    }
+
+    #[test]
+    fn what_has_no_path_has_its_kind_in_brackets() {
+        let with_paths = Io {
+            has_paths: true,
+            ..io()
+        };
+        let path = |kind: u32| with_paths.labels(kind << abi::MS_IO_KIND_SHIFT, &[])[2].1.clone();
+        assert_eq!(path(abi::MS_IO_TCP), "[tcp]");
+        assert_eq!(path(abi::MS_IO_FILE), "[unknown]");
     }
 }

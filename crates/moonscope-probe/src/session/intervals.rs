@@ -5,6 +5,7 @@
 //! what is under way at that moment, in one or the other.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use libbpf_rs::MapHandle;
@@ -13,6 +14,7 @@ use rustc_hash::FxHashSet;
 use super::Session;
 use crate::drain::{Gathered, Interval as Which};
 use crate::error::ProbeError;
+use crate::files::FileNames;
 use crate::processes::monotonic_now;
 use crate::received::Received;
 use crate::recorded::{Measured, Recorded};
@@ -215,6 +217,7 @@ impl Session {
         unfinished: Vec<UnfinishedProcess>,
     ) -> (Totals, Recorded) {
         let drain = self.drain.borrow();
+        self.tell_files(&drain.files);
         let totals = Totals {
             events,
             ticks,
@@ -234,6 +237,19 @@ impl Session {
             unfinished,
         };
         (totals, recorded)
+    }
+
+    /// Tells collectors what the files of their tags are called.
+    fn tell_files(&self, files: &FileNames) {
+        if files.is_empty() {
+            return;
+        }
+        let mut files = files.clone();
+        files.find_mounts();
+        let files = Arc::new(files);
+        for collector in self.collectors.write().iter_mut() {
+            collector.learn_files(&files);
+        }
     }
 
     /// When the interval at hand began (CLOCK_MONOTONIC, nanoseconds).

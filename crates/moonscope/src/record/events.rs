@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use moonscope_probe::EventSettings;
-use moonscope_probe::collectors::{offcpu, probe};
+use moonscope_probe::collectors::{io, offcpu, probe};
 use moonscope_unwind::abi;
 
 use super::duration;
@@ -40,6 +40,10 @@ pub struct EventArgs {
     /// are not found otherwise; an exception, an error of Lua or a coroutine that leaves one ends the program
     #[arg(long, conflicts_with = "calls_only")]
     replace_returns: bool,
+
+    /// io: tell files apart by their paths, in the label io-path
+    #[arg(long)]
+    paths: bool,
 }
 
 /// How threads leave their CPU.
@@ -94,6 +98,9 @@ impl EventArgs {
         }
         if self.waker {
             settings.0.insert(offcpu::WAKER_STACK, 1);
+        }
+        if self.paths {
+            settings.0.insert(io::PATHS, 1);
         }
         settings
     }
