@@ -486,6 +486,14 @@ enum {
 	MS_BLOCK_ERRORS,
 };
 
+/* Places of the values of `readahead`: bytes. */
+enum {
+	MS_READAHEAD_READ,
+	MS_READAHEAD_USED,
+	MS_READAHEAD_EVICTED,	/* and not used */
+	MS_READAHEAD_WAITING,	/* in the page cache when measuring ended, and not used */
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {

@@ -9,5 +9,6 @@
 #include "memory.bpf.h"
 #include "offcpu.bpf.h"
 #include "probe.bpf.h"
+#include "readahead.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -186,6 +186,12 @@ pub trait Collector: Send + Sync {
     /// What the files are called whose numbers its tags have; told when all is recorded.
     fn learn_files(&mut self, _files: &Arc<FileNames>) {}
 
+    /// What else is to be added at the end to stacks that were shipped, as [`Collector::sums_up`] has them: what is
+    /// left over of what was counted before, so their count is 0.
+    fn leftovers(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<Leftover> {
+        Vec::new()
+    }
+
     /// How it measures, in words: `by cpu-clock at 99 Hz`.
     fn how(&self) -> String;
 
@@ -218,6 +224,9 @@ pub trait Collector: Send + Sync {
         Vec::new()
     }
 }
+
+/// What is added to a stack at the end.
+pub type Leftover = (abi::ms_sum_key, abi::ms_sum);
 
 /// What had begun in some threads when measuring ended.
 #[derive(Clone, Debug, Default)]

@@ -7,6 +7,7 @@ pub mod io;
 pub mod memory;
 pub mod offcpu;
 pub mod probe;
+mod readahead;
 
 use std::collections::BTreeSet;
 
@@ -55,6 +56,11 @@ pub const ALL: &[Event] = &[
         name: "block",
         what: "requests to block devices: who makes them, bytes, time at the device and in the queue, failures",
         make: |_| Ok(vec![Box::new(block::Block::default())]),
+    },
+    Event {
+        name: "readahead",
+        what: "pages of files that are read before they are asked for: used, evicted unused, or waiting",
+        make: |_| Ok(vec![Box::new(readahead::Readahead::default())]),
     },
     Event {
         name: "memory",

@@ -127,6 +127,18 @@ pub enum ProbeError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel does not tell of this.
+    #[error(
+        "this kernel cannot tell of `{event}`: it has no tracepoint {missing}, which Linux has since {since}"
+    )]
+    NoTracepoint {
+        /// The event.
+        event: &'static str,
+        /// A tracepoint that it needs.
+        missing: &'static str,
+        /// The first version that has all of them.
+        since: &'static str,
+    },
     /// There is no such event.
     #[error("there is no event `{name}`")]
     UnknownEvent {
@@ -192,6 +204,7 @@ impl ProbeError {
             Self::ProbeSpec { remedy, .. } => Some(remedy.clone()),
             Self::NoKprobes { instead, .. } => Some(instead.clone()),
             Self::ProbeRefused { .. } => Some("ask for another function, or for a tracepoint".into()),
+            Self::NoTracepoint { .. } => Some("`moonscope list events` shows what else there is".into()),
             Self::TooManyEvents { .. } => Some("record them one after the other".into()),
             Self::EventArgument { .. } => Some("`moonscope list events` shows what there is".into()),
             Self::UnknownEvent { .. } => {
@@ -221,6 +234,7 @@ impl ProbeError {
                 | Self::NoCounter { .. }
                 | Self::NoKprobes { .. }
                 | Self::ProbeRefused { .. }
+                | Self::NoTracepoint { .. }
         )
     }
 }

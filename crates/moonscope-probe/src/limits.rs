@@ -33,6 +33,8 @@ pub struct Limits {
     pub stacks: usize,
     /// Files that can be told apart by name; some 200 bytes each, and as many bytes as their paths have.
     pub files: usize,
+    /// Pages that were read ahead and that nobody asked for; about 100 bytes each.
+    pub pages: usize,
     /// Threads that may be blocked, or in a call that is measured, at the same time; about 100 bytes each.
     pub threads: usize,
 }
@@ -48,6 +50,7 @@ impl Limits {
         ring_bytes: 8 << 20,
         stacks: 16 << 10,
         files: 16 << 10,
+        pages: 64 << 10,
         threads: 16 << 10,
     };
 
@@ -61,6 +64,7 @@ impl Limits {
         ring_bytes: 16 << 20,
         stacks: 64 << 10,
         files: 64 << 10,
+        pages: 256 << 10,
         threads: 64 << 10,
     };
 
@@ -93,6 +97,7 @@ impl Limits {
             ring_bytes: self.ring_bytes.max(page).next_power_of_two(),
             stacks: self.stacks.max(1),
             files: self.files.max(1),
+            pages: self.pages.max(1),
             threads: self.threads.max(1),
         }
     }

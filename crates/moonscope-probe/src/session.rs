@@ -16,7 +16,9 @@ use moonscope_unwind::abi;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::clock::online_cpus;
-use crate::collector::{AnyCollector, Collector, Context, EventSettings, EventSpec, Unfinished, run_time};
+use crate::collector::{
+    AnyCollector, Collector, Context, EventSettings, EventSpec, Leftover, Unfinished, run_time,
+};
 use crate::collectors;
 use crate::drain::{Change, Drain, Interval as Which};
 use crate::error::ProbeError;
@@ -451,6 +453,13 @@ impl Session {
         for collector in self.collectors.write().iter_mut() {
             collector.stop(&mut self.object.skel)?;
         }
+        let skel = &mut self.object.skel;
+        let leftovers: Vec<Leftover> = self
+            .collectors
+            .write()
+            .iter_mut()
+            .flat_map(|collector| collector.leftovers(skel))
+            .collect();
         let (unfinished, not_looked_at) = self.unfinished();
         self.receive()?;
         let mut events = self.event_totals();
@@ -462,6 +471,7 @@ impl Session {
         if let Some(sums) = &mut self.sums {
             drain.take_sums(&sums.finish()?, Which::AtHand);
             drain.take_sums(&lasting, Which::AtHand);
+            drain.take_sums(&leftovers, Which::AtHand);
         }
         drain.received.not_looked_at = not_looked_at;
         self.intervals.part(&mut events);

@@ -28,6 +28,7 @@ const AMPLE: Limits = Limits {
     ring_bytes: 32 << 20,
     stacks: 1,
     files: 1,
+    pages: 1,
     threads: 1,
 };
 
