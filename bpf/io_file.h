@@ -144,15 +144,29 @@ static __always_inline __u32 tag_of_file(struct file *file, enum with_number wit
 	return kind << MS_IO_KIND_SHIFT | number << MS_IO_FILE_SHIFT;
 }
 
-/* The same of a descriptor of the running task. */
-static __always_inline __u32 tag_of_fd(__u32 fd, enum with_number with)
+/* Of a descriptor of the running task; NULL: it has none of that number. */
+static __always_inline struct file *file_of_fd(__u32 fd)
 {
 	struct file **place = place_of_fd(fd);
 	struct file *file = NULL;
 
 	if (place)
 		bpf_probe_read_kernel(&file, sizeof(file), place);
-	return tag_of_file(file, with);
+	return file;
+}
+
+/*
+ * What a tag says of it without its number. Global: what comes out is any number to the
+ * verifier, which would else follow a walk once for each kind of file.
+ */
+__attribute__((noinline)) __u32 kind_tag_of_fd(__u32 fd)
+{
+	return tag_of_file(file_of_fd(fd), WITHOUT_NUMBER);
+}
+
+static __always_inline __u32 tag_of_fd(__u32 fd, enum with_number with)
+{
+	return with == WITH_NUMBER ? tag_of_file(file_of_fd(fd), with) : kind_tag_of_fd(fd);
 }
 
 #endif /* MOONSCOPE_IO_FILE_H */

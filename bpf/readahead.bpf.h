@@ -390,17 +390,14 @@ static __always_inline bool may_have_pages(__u64 mapping)
 static __always_inline __u64 start_of_read(__u64 mapping, __u64 first, const struct ra_thread *thread)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	struct file___read *file = NULL;
-	struct file **place;
+	struct file___read *file;
 	struct pt_regs regs;
 	__u64 start;
 
 	if (saved_user_regs(task, &regs))
 		return first;
 	if (regs.orig_ax == RA_READ || regs.orig_ax == RA_PREAD) {
-		place = place_of_fd(regs.di);
-		if (place)
-			bpf_probe_read_kernel(&file, sizeof(file), place);
+		file = (void *)file_of_fd(regs.di);
 		if ((__u64)BPF_CORE_READ(file, f_mapping) != mapping)
 			return first;
 		/* the position of the file moves when the call has ended */
