@@ -445,6 +445,19 @@ enum {
 	MS_IO_MESSAGES = 1 << 5,	/* the result is a number of struct mmsghdr */
 };
 
+/* How `lua-loop` came to a stack. */
+enum ms_loop {
+	MS_LOOP_RUNNING,	/* a timer found the thread there */
+	MS_LOOP_CALL,		/* the thread returns from a system call, and waited in it or before */
+	MS_LOOP_END,		/* nothing else is known of the turn, which ends */
+};
+
+/* Places of the values of `lua-loop`. */
+enum {
+	MS_LOOP_TIME,
+	MS_LOOP_TURNS,
+};
+
 /* Kinds of resident memory, with the kernel's numbers (MM_FILEPAGES ..., include/linux/mm_types_task.h). */
 enum ms_memory {
 	MS_MEMORY_FILE,

@@ -13,6 +13,7 @@
 #include "io_file.h"
 #include "scope.h"
 #include "stack.h"
+#include "system_call.h"
 
 const volatile __u32 io_event;
 
@@ -66,18 +67,6 @@ const volatile __u8 io_calls[MS_IO_CALLS] = {
 /* sendmmsg and recvmmsg take no more (UIO_MAXIOV, include/uapi/linux/uio.h) */
 #define MAX_MESSAGES 1024
 
-/* arch/x86/include/asm/thread_info.h: a call by the table of 32-bit programs */
-#define TS_COMPAT 0x0002
-
-struct thread_info {
-	__u32 status;
-} __attribute__((preserve_access_index));
-
-struct task_struct___call {
-	struct thread_info thread_info;
-	__u64 start_time;	/* CLOCK_MONOTONIC, nanoseconds */
-} __attribute__((preserve_access_index));
-
 struct io_call {
 	__u64 since;		/* 0: in no call of ours */
 	__u64 messages;		/* address of the first struct mmsghdr */
@@ -102,18 +91,6 @@ struct arguments {
 static __always_inline __u8 call_of(__u64 number)
 {
 	return number < MS_IO_CALLS && io_since ? io_calls[number] : 0;
-}
-
-static __always_inline bool is_of_32_bits(void)
-{
-	struct task_struct___call *task;
-
-	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_get_current_task_btf___probe)) {
-		task = (void *)bpf_get_current_task_btf();
-		return task->thread_info.status & TS_COMPAT;
-	}
-	task = (void *)bpf_get_current_task();
-	return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
 }
 
 static __always_inline bool caller_is_wanted(void)

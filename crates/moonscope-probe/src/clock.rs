@@ -47,6 +47,11 @@ impl Clock {
         }
     }
 
+    /// Opens the kernel's timer, which ticks at a fixed rate from the first tick on.
+    pub fn open_timer(hz: u64, cpus: &[u32]) -> Result<Self, ProbeError> {
+        Self::open_kind(ClockKind::CpuClock, hz, cpus)
+    }
+
     fn open_kind(kind: ClockKind, hz: u64, cpus: &[u32]) -> Result<Self, ProbeError> {
         let attr = match kind {
             ClockKind::Cycles => Attr::cycles(hz),

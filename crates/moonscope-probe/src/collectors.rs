@@ -4,6 +4,7 @@ mod block;
 mod counter;
 mod cpu;
 pub mod io;
+pub mod lua_loop;
 pub mod memory;
 pub mod offcpu;
 pub mod probe;
@@ -66,6 +67,11 @@ pub const ALL: &[Event] = &[
         name: "memory",
         what: "where resident memory comes from, and where it is given back; `memory:BYTES` for each stack",
         make: memory::create,
+    },
+    Event {
+        name: lua_loop::NAME,
+        what: "turns of an event loop that take too long, with what ran; `lua-loop:TIME` for the shortest, else 20ms",
+        make: lua_loop::create,
     },
     Event {
         name: "page-faults",

@@ -37,6 +37,8 @@ pub struct Limits {
     pub pages: usize,
     /// Threads that may be blocked, or in a call that is measured, at the same time; about 100 bytes each.
     pub threads: usize,
+    /// Threads with an event loop that are watched; about 600 bytes each.
+    pub loops: usize,
 }
 
 impl Limits {
@@ -52,6 +54,7 @@ impl Limits {
         files: 16 << 10,
         pages: 64 << 10,
         threads: 16 << 10,
+        loops: 1 << 10,
     };
 
     /// For a whole machine.
@@ -66,6 +69,7 @@ impl Limits {
         files: 64 << 10,
         pages: 256 << 10,
         threads: 64 << 10,
+        loops: 4 << 10,
     };
 
     /// The largest array that kernels before 5.11 or so allocate as one value (KMALLOC_MAX_SIZE,
@@ -99,6 +103,7 @@ impl Limits {
             files: self.files.max(1),
             pages: self.pages.max(1),
             threads: self.threads.max(1),
+            loops: self.loops.max(1),
         }
     }
 }

@@ -30,6 +30,7 @@ const AMPLE: Limits = Limits {
     files: 1,
     pages: 1,
     threads: 1,
+    loops: 1,
 };
 
 /// Programs without a library, each with its own C library inside: a few thousand words of table each.

@@ -1,6 +1,7 @@
 //! `moonscope record`: profiles a target and writes files.
 
 mod command;
+mod culprits;
 mod duration;
 mod events;
 mod flight;
@@ -52,6 +53,8 @@ Examples:
     moonscope record -p 4321 -e memory -d 60 -o memory.svg
   Which calls of a function take longer than 5 ms, by whom, and how long all of them take:
     moonscope record -p 4321 -e probe:p:libc:fsync --slower 5ms -d 60 -o slow.svg
+  Which lines of Lua block a worker of nginx for 20 ms and more:
+    moonscope record --nginx -e lua-loop -d 60 -o blocked.svg
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
   A file for each minute, of which the last hour is kept:

@@ -6,6 +6,7 @@ use std::time::Duration;
 use moonscope_probe::{EventTotals, LuaCounts, Totals, WalkLoop};
 use moonscope_profile::{Accounting, Meta, Profile, Summary, ValueType};
 
+use super::culprits;
 use super::watch::EndedBy;
 use crate::exit::{Code, Failure};
 use crate::output::Written;
@@ -147,6 +148,9 @@ impl Recording {
             let table = summary.map(Summary::lines).unwrap_or_default();
             for (columns, name) in table {
                 eprintln!("{columns}{name}");
+            }
+            for line in culprits::lines(profile) {
+                eprintln!("{line}");
             }
             for line in self.lines(profile, written) {
                 eprintln!("{line}");

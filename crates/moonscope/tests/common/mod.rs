@@ -10,6 +10,7 @@ pub mod container;
 pub mod here;
 pub mod load;
 pub mod lua;
+pub mod lua_nginx;
 pub mod profile;
 pub mod program;
 pub mod recording;
@@ -19,7 +20,9 @@ pub mod stack;
 pub use here::{repository, root, skip, tool, wait_until};
 pub use profile::{Frame, Profile, Sample};
 pub use program::{Program, Truth, nm, program};
-pub use recording::{Accounting, Recording, Run, moonscope, record, record_at, record_while};
+pub use recording::{
+    Accounting, Recording, Run, moonscope, moonscope_while, record, record_at, record_while,
+};
 
 /// The count is the expected share of the total within five standard deviations of a binomial count. Half a
 /// percent is added for what is not sampling: a share known to four digits of a run that began a bit earlier.

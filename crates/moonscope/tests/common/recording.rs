@@ -198,6 +198,30 @@ pub fn record_while(rate: &str, args: &[&str], something: impl FnOnce()) -> Reco
     }
 }
 
+/// Runs a recording without an end, does something while it measures, and ends it as Ctrl-C does.
+pub fn moonscope_while(args: &[&str], something: impl FnOnce()) -> Run {
+    let mut child = command()
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // it polls for samples from the moment on at which it measures, and not before
+    let call = format!("/proc/{}/syscall", child.id());
+    let polls = [libc::SYS_poll, libc::SYS_ppoll].map(|number| number.to_string());
+    wait_until("the recording has begun", || {
+        let has_ended = child.try_wait().unwrap().is_some();
+        let text = std::fs::read_to_string(&call).unwrap_or_default();
+        let number = text.split(' ').next().unwrap_or_default();
+        has_ended || polls.iter().any(|poll| poll == number)
+    });
+    something();
+    if let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+    }
+    child.wait_with_output().unwrap().into()
+}
+
 /// Reads folded stacks as every program that draws flame graphs does.
 pub fn read_folded(path: &std::path::Path) -> Vec<(Vec<String>, u64)> {
     let text = std::fs::read_to_string(path).unwrap();
