@@ -212,6 +212,7 @@ struct ms_lua_layout {
 	__u16 cf_prev;
 	__u16 cf_nres;
 	__u32 trace;		/* offset in G of jit_State.trace; 0: not known */
+	__u32 gc_total;		/* offset in G of gc.total; 0: not known */
 };
 
 enum ms_lua_layout_state {
@@ -221,7 +222,7 @@ enum ms_lua_layout_state {
 };
 
 enum {
-	/* builds of LuaJIT in one recording: 36 bytes each */
+	/* builds of LuaJIT in one recording: 40 bytes each */
 	MS_LUA_LAYOUTS = 64,
 	/* VMs of one process that code without unwind information is matched with */
 	MS_LUA_VMS = 16,
@@ -456,6 +457,30 @@ enum ms_loop {
 enum {
 	MS_LOOP_TIME,
 	MS_LOOP_TURNS,
+};
+
+/* Places of the values of `lua-alloc`. */
+enum {
+	MS_LUA_ALLOC_BYTES,	/* by pairs of ticks alone: to be scaled */
+	MS_LUA_ALLOC_GC,	/* nanoseconds */
+};
+
+/* Tag of `lua-alloc`. */
+enum {
+	MS_LUA_ALLOC_VM_MASK = 0xffffff,	/* ms_lua_heap_sum.number */
+	MS_LUA_ALLOC_STATE_SHIFT = 24,	/* of the collector, GCS* (lj_gc.h), plus 1; 0: it does not run */
+};
+
+/* What all ticks of a VM together say of its heap. */
+struct ms_lua_heap_sum {
+	__u64 total;		/* the counters at the last tick (lua_heap.h) */
+	__u64 estimate;
+	__u32 white;
+	__u32 number;
+	__s64 bytes;		/* allocated from the first tick to the last, less what was given back */
+	__u64 ticks;
+	__u64 turns;		/* between so many of them marking ended */
+	__u64 by_pairs;		/* allocated, by pairs of ticks alone */
 };
 
 /* Kinds of resident memory, with the kernel's numbers (MM_FILEPAGES ..., include/linux/mm_types_task.h). */

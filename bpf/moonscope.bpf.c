@@ -6,6 +6,7 @@
 #include "cpu.bpf.h"
 #include "io.bpf.h"
 #include "io_uring.bpf.h"
+#include "lua_alloc.bpf.h"
 #include "lua_loop.bpf.h"
 #include "memory.bpf.h"
 #include "offcpu.bpf.h"

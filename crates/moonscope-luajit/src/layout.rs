@@ -77,6 +77,12 @@ pub struct Fields {
     pub tab_node: u16,
     /// `GCtab.hmask`: number of hash nodes less one; 4 bytes.
     pub tab_hmask: u16,
+    /// From `gc.total` to `gc.currentwhite`, 1 byte, behind which is `gc.state`, 1 byte.
+    pub gc_currentwhite: u16,
+    /// From `gc.total` to `gc.grayagain`: reference to an object.
+    pub gc_grayagain: u16,
+    /// From `gc.total` to `gc.estimate`: as large as `gc.total`.
+    pub gc_estimate: u16,
 }
 
 const GC64: Fields = Fields {
@@ -110,6 +116,9 @@ const GC64: Fields = Fields {
     tab_metatable: 0x20,
     tab_node: 0x28,
     tab_hmask: 0x34,
+    gc_currentwhite: 0x10,
+    gc_grayagain: 0x30,
+    gc_estimate: 0x50,
 };
 
 const GC32: Fields = Fields {
@@ -144,6 +153,9 @@ const GC32: Fields = Fields {
     tab_metatable: 0x10,
     tab_node: 0x14,
     tab_hmask: 0x1c,
+    gc_currentwhite: 0x8,
+    gc_grayagain: 0x1c,
+    gc_estimate: 0x2c,
 };
 
 impl GcMode {
@@ -187,6 +199,8 @@ pub struct BuildOffsets {
     pub trace: u32,
     /// From `G` to `jit_State.sizetrace`: length of that array; 4 bytes.
     pub sizetrace: u32,
+    /// From `G` to `gc.total`, the first field of its `GCState`: as large as an object reference; 0: not found.
+    pub gc_total: u32,
 }
 
 /// `GCtrace`, `SnapShot` (lj_jit.h). Which of the layouts a build has shows in the offset of `mcode`, which

@@ -71,6 +71,7 @@ pub(crate) fn layout(mode: GcMode) -> Layout {
         jit_base: 0x178,
         trace: 0x458,
         sizetrace: 0x464,
+        gc_total: 0x10,
     };
     Layout {
         mode,

@@ -74,6 +74,16 @@ fn offsets(layout: &Layout) -> Vec<(String, u64)> {
     add("global_State", "vmstate", build.vmstate.into());
     add("global_State", "cur_L", build.cur_l.into());
     add("global_State", "jit_base", build.jit_base.into());
+    let gc = |offset: u16| u64::from(build.gc_total) + u64::from(offset);
+    for (field, value) in [
+        ("gc.total", 0),
+        ("gc.currentwhite", fields.gc_currentwhite),
+        ("gc.state", fields.gc_currentwhite + 1),
+        ("gc.grayagain", fields.gc_grayagain),
+        ("gc.estimate", fields.gc_estimate),
+    ] {
+        add("global_State", field, gc(value));
+    }
     let g = "(unsigned long)&((GG_State *)0)->g";
     pairs.push((
         format!("(unsigned long)&((GG_State *)0)->dispatch - {g}"),

@@ -4,6 +4,7 @@ mod block;
 mod counter;
 mod cpu;
 pub mod io;
+mod lua_alloc;
 pub mod lua_loop;
 pub mod memory;
 pub mod offcpu;
@@ -72,6 +73,11 @@ pub const ALL: &[Event] = &[
         name: lua_loop::NAME,
         what: "turns of an event loop that take too long, with what ran; `lua-loop:TIME` for the shortest, else 20ms",
         make: lua_loop::create,
+    },
+    Event {
+        name: "lua-alloc",
+        what: "what Lua allocates, and the time of its garbage collector; `lua-alloc:HZ` looks, else 997 a second",
+        make: lua_alloc::create,
     },
     Event {
         name: "page-faults",

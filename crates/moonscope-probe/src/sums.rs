@@ -100,7 +100,7 @@ const TURN_WORD: usize = 0;
 const EPOCH_WORD: usize = 1;
 
 /// A C struct of `bpf/abi.h` out of the bytes of a map.
-fn plain<T: Copy>(bytes: &[u8]) -> Option<T> {
+pub fn plain<T: Copy>(bytes: &[u8]) -> Option<T> {
     // SAFETY: as large as the struct, which holds only integers; no alignment is assumed.
     (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }

@@ -42,7 +42,11 @@ pub(crate) fn decode(bytes: &[u8], vm: &VmText) -> Result<Layout, LayoutError> {
         jit_base: cur_l + u32::from(fields.ref_size),
         trace: 0,
         sizetrace: 0,
+        gc_total: 0,
     };
+    if let Some(total) = gc_total(&code, fields) {
+        build.gc_total = in_g("gc.total", total)?;
+    }
     let trace = match compiled_code(&code, vm)? {
         None => None,
         Some(compiled) => {
@@ -183,6 +187,34 @@ fn check_lua_state(code: &Code, vm: &VmText, call: &Part<'_>, fields: &Fields) -
     })?;
     let size = i32::from(fields.pt_numparams) + 1 - 4 - framesize;
     check("the end of GCproto", size, fields.pt_size)
+}
+
+/// Where `gc.total` is, from the dispatch table: what the VM compares with the field behind it, `gc.threshold`, before it
+/// allocates. The whole of `GCState` is as it should be if `gc.grayagain`, which it replaces by a table that it writes to,
+/// is where it belongs.
+fn gc_total(code: &Code, fields: &Fields) -> Option<i32> {
+    let size = i32::from(fields.ref_size);
+    let of_g = |insn: &Instruction| {
+        let (register, _, place) = load(insn)?;
+        (place.base == Register::R14).then_some((register, place.offset))
+    };
+    let total = code.all().windows(2).find_map(|two| {
+        let [total, compare] = two else { return None };
+        let (register, offset) = of_g(total)?;
+        let is_compared = compare.mnemonic() == Mnemonic::Cmp
+            && compare.op0_register().full_register() == register
+            && compare.memory_base() == Register::R14
+            && compare.memory_displacement64() as i32 == offset + size;
+        is_compared.then_some(offset)
+    })?;
+    let grayagain = total + i32::from(fields.gc_grayagain);
+    let is_there = code.all().windows(2).any(|two| {
+        let [old, new] = two else { return false };
+        of_g(old).is_some_and(|(_, offset)| offset == grayagain)
+            && store(new)
+                .is_some_and(|(_, _, place)| (place.base, place.offset) == (Register::R14, grayagain))
+    });
+    is_there.then_some(total)
 }
 
 fn head(code: &[Instruction]) -> &[Instruction] {

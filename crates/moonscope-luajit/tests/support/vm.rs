@@ -179,6 +179,7 @@ impl Vm {
                 jit_base: (cur_l + size) as u32,
                 trace: trace as u32,
                 sizetrace: trace as u32 + 12,
+                gc_total: 0x10,
             },
             trace: Some(match mode {
                 GcMode::Gc64 => GC64_TRACE,

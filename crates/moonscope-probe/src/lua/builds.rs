@@ -98,6 +98,7 @@ impl LuaBuilds {
             cf_prev: layout.cframe.prev,
             cf_nres: layout.cframe.nres,
             trace: layout.build.trace,
+            gc_total: layout.build.gc_total,
         };
         self.layouts.push((layout, kernel));
         Ok(number as u32)

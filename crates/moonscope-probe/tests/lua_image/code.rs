@@ -98,6 +98,7 @@ impl Code {
                 cf_prev: layout.cframe.prev,
                 cf_nres: layout.cframe.nres,
                 trace: layout.build.trace,
+                gc_total: layout.build.gc_total,
             }],
             lua: None,
             coroutine_parents: false,

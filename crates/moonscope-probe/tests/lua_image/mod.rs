@@ -48,6 +48,7 @@ pub fn layout(gc64: bool) -> Layout {
             jit_base: 0x178,
             trace: 0x458,
             sizetrace: 0x464,
+            gc_total: 0x10,
         },
         trace: None,
     }

@@ -143,6 +143,25 @@ impl Program {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Says a line to it: what it waits for.
+    pub fn tell(&mut self) {
+        self.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    }
+
+    /// What it says until it says this word.
+    pub fn hear(&mut self, last: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let read = self.stdout.read_line(&mut line).unwrap();
+            assert!(read > 0, "it ended before it said {last}: {lines:?}");
+            match line.trim_end() {
+                word if word == last => return lines,
+                other => lines.push(other.to_owned()),
+            }
+        }
+    }
+
     /// Waits until it ends by itself, and gives what it says then.
     pub fn wait(mut self) -> Truth {
         let mut text = String::new();
