@@ -483,6 +483,21 @@ struct ms_lua_heap_sum {
 	__u64 by_pairs;		/* allocated, by pairs of ticks alone */
 };
 
+/* A coroutine: its lua_State. */
+struct ms_coroutine {
+	__u64 l;
+	__u32 pid;
+	__u32 unused;
+};
+
+/* What `lua-wait` knows of one that waits. */
+struct ms_lua_wait {
+	__u64 since;
+	struct ms_stack_id stack;
+	__u32 mode;		/* enum ms_lua_layout_state */
+	__u32 unused;
+};
+
 /* Kinds of resident memory, with the kernel's numbers (MM_FILEPAGES ..., include/linux/mm_types_task.h). */
 enum ms_memory {
 	MS_MEMORY_FILE,
@@ -600,6 +615,7 @@ struct ms_file_event {
 enum {
 	MS_SAMPLE_USER_MODE = 1 << 0,	/* the tick hit user code */
 	MS_SAMPLE_STACK = 1 << 1,	/* registers and a copy of the stack follow the frames */
+	MS_SAMPLE_COROUTINE = 1 << 4,	/* what is outside of the coroutine that C resumed is left out */
 	MS_SAMPLE_TRACEPOINT = 1 << 3,	/* taken in a tracepoint, whose own frames are at the leaf */
 	MS_SAMPLE_MAPS_CHANGED = 1 << 2, /* mm->exec_vm is not what it was when the maps were read */
 };

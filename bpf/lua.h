@@ -18,6 +18,7 @@
  *   ms_lua_process(w)        const struct ms_lua_process *, or NULL
  *   ms_note_function(w, proto, print)   hears of each Lua function
  *   ms_wants_parents()       are the parents of coroutines to be shown?
+ *   ms_wants_coroutine_only(w)  is what resumed a coroutine, from C, to be left out?
  */
 #ifndef MOONSCOPE_LUA_H
 #define MOONSCOPE_LUA_H

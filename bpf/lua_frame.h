@@ -9,8 +9,12 @@
 static __always_inline int lua_end_segment(struct walk *w)
 {
 	/* a coroutine that C resumed has no older frame of the VM (lj_vm_resume) */
-	if (ms_wants_parents() && w->lua.base == w->lua.bottom && !w->lua.next_cframe)
-		return lua_end_coroutine(w);
+	if (w->lua.base == w->lua.bottom && !w->lua.next_cframe) {
+		if (ms_wants_parents())
+			return lua_end_coroutine(w);
+		if (ms_wants_coroutine_only(w))
+			return ms_stop(w, MS_END_ROOT);
+	}
 	return lua_leave(w);
 }
 

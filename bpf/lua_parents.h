@@ -87,6 +87,8 @@ static __always_inline int lua_end_coroutine(struct walk *w)
 		/* whatever is further out on the native stack is no frame of this one */
 		w->lua.l = 0;
 		w->lua.base = 0;
+		if (ms_wants_coroutine_only(w))
+			return ms_stop(w, MS_END_ROOT);
 		return lua_leave(w);
 	}
 	w->lua.parents++;

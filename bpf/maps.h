@@ -123,13 +123,15 @@ const volatile __u64 ms_hash_seed[2] = { 1, 2 };
 /* ---- where a stack is taken ------------------------------------------- */
 
 /*
- * A tick may interrupt the program of a tracepoint, so each has a place of its own.
+ * A tick may interrupt the program of a tracepoint, and that the one of a uprobe, so each
+ * has a place of its own.
  * Not a per-CPU map: its elements may not exceed 32 KiB.
  */
 enum scratch_level {
 	SCRATCH_TICK,
 	SCRATCH_TASK,
 	SCRATCH_WAKER,	/* sched_waking, which may interrupt both */
+	SCRATCH_PROBE,		/* in a task, which may leave its CPU meanwhile: in a uprobe */
 	SCRATCH_LEVELS,
 };
 

@@ -8,6 +8,7 @@
 #include "io_uring.bpf.h"
 #include "lua_alloc.bpf.h"
 #include "lua_loop.bpf.h"
+#include "lua_wait.bpf.h"
 #include "memory.bpf.h"
 #include "offcpu.bpf.h"
 #include "probe.bpf.h"

@@ -45,6 +45,11 @@ static __always_inline int ms_wants_parents(void)
 	return ms_want_parents;
 }
 
+static __always_inline int ms_wants_coroutine_only(struct walk *w)
+{
+	return container_of(w, struct scratch, walk)->sample.flags & MS_SAMPLE_COROUTINE;
+}
+
 /*
  * Two independent multiply-and-rotate rounds; the constants are those of xxHash64
  * (its second and first prime).

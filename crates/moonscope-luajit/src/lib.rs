@@ -37,6 +37,7 @@ pub mod vm_state;
 pub mod vm_text;
 pub mod vms;
 mod x86;
+pub mod yields;
 
 #[cfg(test)]
 mod testing;
@@ -60,3 +61,4 @@ pub use trace_keeper::TraceKeeper;
 pub use vm_state::{Activity, VmState};
 pub use vm_text::{CallerBase, Entries, SavedRegister, VmText, VmTextError, Window, find_vms};
 pub use vms::{ScanBudget, ScanResult, Vm, scan, verify};
+pub use yields::{CoroutineProbes, NoProbes, coroutine_probes};

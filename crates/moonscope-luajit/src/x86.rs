@@ -8,3 +8,4 @@ pub(crate) mod layout;
 mod stubs;
 pub(crate) mod vm;
 mod windows;
+pub(crate) mod yields;

@@ -6,7 +6,7 @@ mod common;
 use std::process::Command;
 
 use common::{Build, skip};
-use moonscope_luajit::{Layout, traces};
+use moonscope_luajit::{Layout, NoProbes, coroutine_probes, traces};
 
 /// What gdb computes of the types in a file, in the order of the expressions; `None` for those it refuses.
 fn gdb(build: &Build, expressions: &[String]) -> Option<Vec<Option<u64>>> {
@@ -186,6 +186,38 @@ fn decoded_offsets_are_those_of_the_debug_information() {
             }
         );
     }
+}
+
+#[test]
+fn coroutines_begin_and_yield_where_symbols_say() {
+    /// More than the instructions of coroutine.yield before its first store take.
+    const BEGINNING: u64 = 64;
+    let mut compared = 0;
+    for build in common::builds() {
+        let name = build.path.display();
+        let probes = match coroutine_probes(&build.file, &build.vm()) {
+            Ok(probes) => probes,
+            // a stripped program need not name what it has linked in
+            Err(NoProbes::NoSymbol(_)) => continue,
+            Err(err) => panic!("{name}: {err}"),
+        };
+        let at = |offset| build.address_of_offset(offset).unwrap();
+        for (symbol, offset) in [("lua_resume", probes.resume), ("lua_yield", probes.c_yield)] {
+            // one that is stripped has only those for the linker
+            if let Some(address) = build.symbol(symbol) {
+                assert_eq!(address, at(offset), "{symbol} of {name}");
+            }
+        }
+        if let Some(start) = build.symbol("lj_ff_coroutine_yield") {
+            compared += 1;
+            let place = at(probes.builtin_yield);
+            assert!(
+                (start..start + BEGINNING).contains(&place),
+                "{name}: {place:#x} {start:#x}"
+            );
+        }
+    }
+    println!("{compared} builds name coroutine.yield");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
 use crate::error::ProbeError;
+use crate::executables::LuaFile;
 use crate::files::FileNames;
 use crate::limits::Limits;
 use crate::object::WalkLoop;
@@ -153,6 +154,16 @@ pub trait Collector: Send + Sync {
     /// A process ended.
     fn process_went(&mut self, _pid: Pid) {}
 
+    /// Attaches what belongs to files with LuaJIT: those that are known when it is attached, and whenever there are more.
+    /// It is called with all of them each time.
+    fn attach_to_lua(
+        &mut self,
+        _files: &[LuaFile<'_>],
+        _programs: &mut Programs<'_>,
+    ) -> Result<(), ProbeError> {
+        Ok(())
+    }
+
     /// Begins to measure.
     fn start(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
         Ok(())
@@ -173,7 +184,7 @@ pub trait Collector: Send + Sync {
         Vec::new()
     }
 
-    /// The same of which the kernel side has the stacks: sums of what lasts.
+    /// What had begun when measuring ended, where its stack was taken then: sums of this event.
     fn lasting(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<(abi::ms_sum_key, abi::ms_sum)> {
         Vec::new()
     }
@@ -217,6 +228,11 @@ pub trait Collector: Send + Sync {
     /// Lines about all that was measured, for the end of a recording; sums are by tag.
     fn summary(&self, _sums: &BTreeMap<u32, abi::ms_sum>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The label that says what a coroutine called to wait, of stacks that are those of a coroutine.
+    fn site_label(&self) -> Option<&'static str> {
+        None
     }
 
     /// Labels of a tag. `kernel` are the names of the kernel's functions on the stack, leaf first.

@@ -6,6 +6,7 @@ mod cpu;
 pub mod io;
 mod lua_alloc;
 pub mod lua_loop;
+pub mod lua_wait;
 pub mod memory;
 pub mod offcpu;
 pub mod probe;
@@ -78,6 +79,11 @@ pub const ALL: &[Event] = &[
         name: "lua-alloc",
         what: "what Lua allocates, and the time of its garbage collector; `lua-alloc:HZ` looks, else 997 a second",
         make: lua_alloc::create,
+    },
+    Event {
+        name: lua_wait::NAME,
+        what: "where requests wait: coroutines that C resumes, from yield to resume; sets probes in LuaJIT",
+        make: |_| Ok(vec![Box::new(lua_wait::LuaWait::default())]),
     },
     Event {
         name: "page-faults",

@@ -16,6 +16,8 @@ pub struct Verdict {
     pub by_frame_pointer: bool,
     /// The same words may be resolved better later.
     pub is_provisional: bool,
+    /// Of a coroutine that waits: what it called for that, as a tag ([`Sites`](crate::sites::Sites)).
+    pub site: Option<u32>,
 }
 
 /// Everything that is known of a stack of a thread, except how much was measured.

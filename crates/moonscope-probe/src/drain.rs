@@ -24,6 +24,7 @@ use crate::mmap_watch::MmapWatch;
 use crate::processes::{Processes, monotonic_now};
 use crate::received::Received;
 use crate::sample::{KeptRecord, RawSample, Record, comm_bytes};
+use crate::sites::Sites;
 use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread, What};
 use crate::tables::TableStore;
 use intervals::{Ended, Size};
@@ -89,6 +90,8 @@ pub struct Drain {
     waiting: Vec<KeptRecord>,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
     definitions: Definitions,
+    /// What coroutines call to wait.
+    pub sites: Sites,
     key: Vec<u64>,
 }
 
@@ -121,6 +124,7 @@ impl Drain {
             waiting: Vec::new(),
             remembered: FxHashMap::default(),
             definitions: Definitions::default(),
+            sites: Sites::default(),
             key: Vec::new(),
         }
     }
@@ -345,6 +349,7 @@ impl Drain {
                 counts,
                 at: instant_of(sample.head.time),
                 vmstate: sample.head.lua_vmstate,
+                wants_site: sample.head.flags & abi::MS_SAMPLE_COROUTINE != 0,
             });
         let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
         cut = cut.or(spliced.cut);
@@ -368,6 +373,9 @@ impl Drain {
             cut,
             by_frame_pointer,
             is_provisional: spliced.is_provisional,
+            site: (sample.head.flags & abi::MS_SAMPLE_COROUTINE != 0)
+                .then(|| self.sites.number(spliced.site.as_deref()?))
+                .flatten(),
         };
         (stack, verdict)
     }

@@ -32,6 +32,17 @@ struct FileIdentity {
     path: PathBuf,
 }
 
+/// A file with LuaJIT in it.
+#[derive(Clone, Copy)]
+pub struct LuaFile<'a> {
+    /// Its number.
+    pub id: ExecutableId,
+    /// The file.
+    pub file: &'a Executable,
+    /// LuaJITs in it: one, as a rule.
+    pub builds: &'a [LuaBuild],
+}
+
 #[derive(Debug)]
 enum TableState {
     Missing,
@@ -139,6 +150,18 @@ impl Executables {
     /// LuaJIT in a file, as far as the file was looked at.
     pub fn lua(&self, id: ExecutableId) -> &[LuaBuild] {
         &self.entries[id.0].lua
+    }
+
+    /// The files with LuaJIT, as far as files were looked at.
+    pub fn with_lua(&self) -> impl Iterator<Item = LuaFile<'_>> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| !entry.lua.is_empty())
+            .map(|(id, entry)| LuaFile {
+                id: ExecutableId(id),
+                file: &entry.file,
+                builds: &entry.lua,
+            })
     }
 
     /// The file that a mapping of a process maps.

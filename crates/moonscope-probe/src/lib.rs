@@ -48,6 +48,7 @@ mod shared_array;
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/moonscope.skel.rs"));
 }
+mod sites;
 mod slices;
 mod stacks;
 mod statistics;

@@ -39,6 +39,8 @@ pub struct Limits {
     pub threads: usize,
     /// Threads with an event loop that are watched; about 600 bytes each.
     pub loops: usize,
+    /// Coroutines that may wait at the same time, and as many that were seen to run; about 150 bytes each.
+    pub coroutines: usize,
 }
 
 impl Limits {
@@ -55,6 +57,7 @@ impl Limits {
         pages: 64 << 10,
         threads: 16 << 10,
         loops: 1 << 10,
+        coroutines: 64 << 10,
     };
 
     /// For a whole machine.
@@ -70,6 +73,7 @@ impl Limits {
         pages: 256 << 10,
         threads: 64 << 10,
         loops: 4 << 10,
+        coroutines: 64 << 10,
     };
 
     /// The largest array that kernels before 5.11 or so allocate as one value (KMALLOC_MAX_SIZE,
@@ -104,6 +108,7 @@ impl Limits {
             pages: self.pages.max(1),
             threads: self.threads.max(1),
             loops: self.loops.max(1),
+            coroutines: self.coroutines.max(1),
         }
     }
 }

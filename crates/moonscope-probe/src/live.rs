@@ -188,6 +188,7 @@ impl LiveProcess {
             more_vms,
             refused,
             recorded: Recorded {
+                sites: Vec::new(),
                 stacks,
                 files: files.all(),
                 processes: FxHashMap::from_iter([(ProcessId(0), info)]),

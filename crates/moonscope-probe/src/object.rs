@@ -12,6 +12,7 @@ use moonscope_unwind::abi;
 use crate::clock::possible_cpus;
 use crate::collector::{AnyCollector, Collector, Programs, is_program};
 use crate::error::ProbeError;
+use crate::executables::LuaFile;
 use crate::limits::Limits;
 use crate::memlock;
 use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder};
@@ -80,8 +81,8 @@ impl Default for Settings {
 /// Programs that every recording needs (`bpf/lifecycle.bpf.h`).
 pub const LIFECYCLE: [&str; 3] = ["process_fork", "process_exec", "process_exit"];
 
-/// `SCRATCH_LEVELS` of `bpf/maps.h`: one for ticks, one for tracepoints, one for who wakes; each takes 57 KiB.
-pub(crate) const SCRATCH_LEVELS: u32 = 3;
+/// `SCRATCH_LEVELS` of `bpf/maps.h`: for ticks, tracepoints, who wakes, and uprobes; each takes 90 KiB.
+pub(crate) const SCRATCH_LEVELS: u32 = 4;
 
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {
@@ -260,6 +261,20 @@ impl Object {
                 links: &mut self.links,
             },
         );
+    }
+
+    /// Attaches what a collector has for files with LuaJIT.
+    pub fn attach_to_lua(
+        &mut self,
+        collector: &mut dyn Collector,
+        files: &[LuaFile<'_>],
+    ) -> Result<(), ProbeError> {
+        let mut programs = Programs {
+            skel: &mut self.skel,
+            walk_loop: self.walk_loop,
+            links: &mut self.links,
+        };
+        collector.attach_to_lua(files, &mut programs)
     }
 
     /// Detaches everything.

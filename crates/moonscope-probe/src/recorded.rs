@@ -21,6 +21,7 @@ pub struct Recorded {
     pub(crate) files: FxHashMap<ExecutableId, Arc<Executable>>,
     pub(crate) processes: FxHashMap<ProcessId, ProcessInfo>,
     pub(crate) lua: FxHashMap<LuaFunctionId, LuaFunction>,
+    pub(crate) sites: Vec<Arc<str>>,
     pub(crate) measured: Measured,
     /// Processes in which something lasts.
     pub unfinished: Vec<UnfinishedProcess>,
@@ -65,6 +66,19 @@ impl Recorded {
     /// The process of a sample or frame.
     pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
         self.processes.get(&id)
+    }
+
+    /// Labels that the event gives a sample; `kernel` are the kernel's functions on its stack, leaf first.
+    pub fn labels(&self, what: What, kernel: &[&str]) -> Vec<(&'static str, String)> {
+        let mut labels = self.measured.labels(what, kernel);
+        let site = what
+            .tag
+            .checked_sub(1)
+            .and_then(|site| self.sites.get(site as usize));
+        if let (Some(label), Some(site)) = (self.measured.site_label(what), site) {
+            labels.push((label, site.to_string()));
+        }
+        labels
     }
 
     /// What the numbers of a sample mean.
@@ -144,8 +158,11 @@ impl Measured {
         row
     }
 
-    /// Labels that the event gives a sample; `kernel` are the kernel's functions on its stack, leaf first.
-    pub fn labels(&self, what: What, kernel: &[&str]) -> Vec<(&'static str, String)> {
+    fn site_label(&self, what: What) -> Option<&'static str> {
+        self.collectors.read().get(usize::from(what.event))?.site_label()
+    }
+
+    fn labels(&self, what: What, kernel: &[&str]) -> Vec<(&'static str, String)> {
         self.collectors
             .read()
             .get(usize::from(what.event))

@@ -22,7 +22,7 @@ use crate::collector::{
 use crate::collectors;
 use crate::drain::{Change, Drain, Interval as Which};
 use crate::error::ProbeError;
-use crate::executables::Executables;
+use crate::executables::{ExecutableId, Executables};
 use crate::limits::{ALL_AT_START, Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
@@ -109,6 +109,8 @@ pub struct Session {
     counters: SharedArray<abi::ms_counters>,
     live: BTreeSet<Pid>,
     looked_at_mappings: Instant,
+    /// Files with LuaJIT that collectors know of.
+    lua_files: Vec<ExecutableId>,
     _stats: Option<StatsSwitch>,
 }
 
@@ -215,6 +217,7 @@ impl Session {
             counters,
             live: BTreeSet::new(),
             looked_at_mappings: Instant::now(),
+            lua_files: Vec::new(),
             _stats: stats,
         };
         session.add_first_targets(&options.scope)?;
@@ -227,8 +230,23 @@ impl Session {
         for collector in session.collectors.write().iter_mut() {
             session.object.attach(collector.as_mut())?;
         }
+        session.attach_to_lua()?;
         session.is_attached = true;
         Ok(session)
+    }
+
+    /// Tells collectors of files with LuaJIT, if there are new ones.
+    fn attach_to_lua(&mut self) -> Result<(), ProbeError> {
+        let drain = self.drain.borrow();
+        let files: Vec<_> = drain.executables.with_lua().collect();
+        let ids: Vec<_> = files.iter().map(|file| file.id).collect();
+        if ids != self.lua_files {
+            self.lua_files = ids;
+            for collector in self.collectors.write().iter_mut() {
+                self.object.attach_to_lua(collector.as_mut(), &files)?;
+            }
+        }
+        Ok(())
     }
 
     fn add_first_targets(&mut self, scope: &Scope) -> Result<(), ProbeError> {
@@ -343,6 +361,7 @@ impl Session {
             self.complete_interval();
         }
         self.end_wanted_interval();
+        self.attach_to_lua()?;
         for change in &changes {
             match change {
                 Change::Forked(pid) => {
@@ -401,11 +420,14 @@ impl Session {
     /// Sums of what lasts, of the stacks that the kernel side shipped; counted.
     fn lasting(&mut self, events: &mut [EventTotals]) -> Vec<(abi::ms_sum_key, abi::ms_sum)> {
         let mut all = Vec::new();
-        for (collector, totals) in self.collectors.write().iter_mut().zip(events) {
-            let sums = collector.lasting(&mut self.object.skel);
-            totals.ticks.fired += sums.len() as u64;
-            totals.ticks.summed += sums.len() as u64;
-            all.extend(sums);
+        for (number, collector) in self.collectors.write().iter_mut().enumerate() {
+            let ticks = &mut events[number].ticks;
+            for (mut key, sum) in collector.lasting(&mut self.object.skel) {
+                key.event = number as u32;
+                ticks.fired += sum.count;
+                ticks.summed += sum.count;
+                all.push((key, sum));
+            }
         }
         all
     }
@@ -470,9 +492,9 @@ impl Session {
         let mut drain = self.drain.borrow_mut();
         if let Some(sums) = &mut self.sums {
             drain.take_sums(&sums.finish()?, Which::AtHand);
-            drain.take_sums(&lasting, Which::AtHand);
             drain.take_sums(&leftovers, Which::AtHand);
         }
+        drain.take_sums(&lasting, Which::AtHand);
         drain.received.not_looked_at = not_looked_at;
         self.intervals.part(&mut events);
         for process in &unfinished {

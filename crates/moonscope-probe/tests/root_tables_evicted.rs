@@ -31,6 +31,7 @@ const AMPLE: Limits = Limits {
     pages: 1,
     threads: 1,
     loops: 1,
+    coroutines: 1,
 };
 
 /// Programs without a library, each with its own C library inside: a few thousand words of table each.

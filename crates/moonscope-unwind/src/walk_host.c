@@ -70,6 +70,12 @@ static int ms_wants_parents(void)
 	return around->wants_parents != 0;
 }
 
+static int ms_wants_coroutine_only(struct walk *w)
+{
+	(void)w;
+	return 0;
+}
+
 static void ms_note_function(struct walk *w, __u64 proto, __u32 print)
 {
 	(void)w, (void)proto, (void)print;

@@ -53,8 +53,9 @@ Examples:
     moonscope record -p 4321 -e memory -d 60 -o memory.svg
   Which calls of a function take longer than 5 ms, by whom, and how long all of them take:
     moonscope record -p 4321 -e probe:p:libc:fsync --slower 5ms -d 60 -o slow.svg
-  Which lines of Lua block a worker of nginx for 20 ms and more:
+  Which lines of Lua block a worker of nginx for 20 ms and more, and where its requests wait:
     moonscope record --nginx -e lua-loop -d 60 -o blocked.svg
+    moonscope record --nginx -e lua-wait -d 30 -o requests.svg
   The whole machine, the processes apart:
     moonscope record -a -d 30 --by pid -o machine.svg
   A file for each minute, of which the last hour is kept:

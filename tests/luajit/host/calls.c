@@ -82,6 +82,47 @@ EXPORTED int host_resume_and_work(lua_State *L)
 	return 0;
 }
 
+static __thread int waits_in_c;
+
+/* host.wait(SECONDS): lua_yield, for host.schedule */
+EXPORTED int host_wait(lua_State *L)
+{
+	waits_in_c = 1;
+	lua_settop(L, 1);
+	return lua_yield(L, 1);
+}
+
+/* host.schedule(f, ...): runs f in a coroutine that waits for so many seconds as it yields, by host.wait or by
+ * coroutine.yield. Returns how long it waited by either, by the clock.
+ */
+EXPORTED int host_schedule(lua_State *L)
+{
+	int count = lua_gettop(L) - 1, status;
+	lua_State *co = lua_newthread(L);
+	uint64_t waited[2] = { 0, 0 };
+
+	lua_insert(L, 1);
+	lua_xmove(L, co, count + 1);
+	while ((status = lua_resume(co, count)) == LUA_YIELD) {
+		double seconds = lua_tonumber(co, -1);
+		struct timespec time = { (time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9) };
+		uint64_t start = wall_ns();
+
+		nanosleep(&time, NULL);
+		waited[waits_in_c] += wall_ns() - start;
+		waits_in_c = 0;
+		lua_settop(co, 0);
+		count = 0;
+	}
+	if (status) {
+		lua_xmove(co, L, 1);
+		lua_error(L);
+	}
+	lua_pushnumber(L, (double)waited[1] / 1e9);
+	lua_pushnumber(L, (double)waited[0] / 1e9);
+	return 2;
+}
+
 static __thread lua_State *sorting;
 
 /* host.qsort's comparison: C that the C library calls and that calls Lua */
@@ -122,5 +163,6 @@ EXPORTED int host_qsort(lua_State *L)
 
 const struct host_function call_functions[] = {
 	{ "call", host_call }, { "pcall", host_pcall }, { "cpcall", host_cpcall }, { "resume", host_resume },
-	{ "resume_and_work", host_resume_and_work }, { "qsort", host_qsort }, { NULL, NULL },
+	{ "resume_and_work", host_resume_and_work }, { "qsort", host_qsort },
+	{ "wait", host_wait }, { "schedule", host_schedule }, { NULL, NULL },
 };

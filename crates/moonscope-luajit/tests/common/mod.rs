@@ -76,6 +76,17 @@ impl Build {
         vms.into_iter().next().unwrap()
     }
 
+    /// The address of the byte at this offset of the file.
+    pub fn address_of_offset(&self, offset: u64) -> Option<u64> {
+        let elf = object::File::parse(self.file.as_slice()).ok()?;
+        elf.segments().find_map(|segment| {
+            let (start, len) = segment.file_range();
+            (start..start + len)
+                .contains(&offset)
+                .then(|| segment.address() + (offset - start))
+        })
+    }
+
     pub fn layout(&self) -> Layout {
         decode_layout(&self.file, &self.vm()).unwrap_or_else(|err| panic!("{}: {err}", self.path.display()))
     }

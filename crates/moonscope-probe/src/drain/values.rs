@@ -21,6 +21,10 @@ impl Drain {
             verdict,
             ref lua,
         } = *definition;
+        let what = What {
+            tag: verdict.site.unwrap_or(what.tag),
+            ..what
+        };
         if let Some(notes) = lua {
             self.lua.counts.add_samples(notes, sum.count);
         }

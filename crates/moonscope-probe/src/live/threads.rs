@@ -139,6 +139,7 @@ impl Look<'_> {
     /// Keeps the frames of a walk, leaf first.
     pub(super) fn name(&mut self, frames: &[UserFrame], cut: Option<&'static str>) -> LiveStack {
         let lua = LuaView {
+            wants_site: false,
             process: &mut self.lua,
             functions: &mut self.functions,
             counts: &mut self.counts,

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use moonscope_luajit::{GcMode, Layout, decode_layout, find_vms};
-use moonscope_luajit::{VmText, vm_text};
+use moonscope_luajit::{CoroutineProbes, GcMode, Layout, NoProbes};
+use moonscope_luajit::{VmText, coroutine_probes, decode_layout, find_vms, vm_text};
 use moonscope_unwind::{RuleSet, Table, abi};
 
 /// The VM of one file.
@@ -15,6 +15,8 @@ pub struct LuaBuild {
     pub code: Range<u64>,
     /// Where it keeps things.
     pub layout: Layout,
+    /// Where its coroutines are resumed and yield.
+    pub probes: Result<CoroutineProbes, NoProbes>,
 }
 
 /// All builds met so far; equal ones have one number.
@@ -47,6 +49,7 @@ impl LuaBuilds {
                         number,
                         code: vm.start..vm.end,
                         layout,
+                        probes: coroutine_probes(data, &vm),
                     })
                 });
             match build {

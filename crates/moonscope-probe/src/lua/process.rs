@@ -328,14 +328,20 @@ impl LuaProcess {
         (caller, position): (u64, u32),
         functions: &mut LuaFunctions,
     ) -> Option<LuaFunctionId> {
-        let index = self.vm(g)?;
-        let strings = self.vms[index].strings(&self.memory)?;
-        let caller = &self.prototypes.get(&caller)?.prototype;
-        let site = call_site_name(&self.memory, &strings, caller, position).ok()??;
+        let name = self.site(g, (caller, position))?;
         let known = self.prototypes.get_mut(&proto)?;
-        let hinted = functions.with_hint(known.function, &site.name)?;
+        let hinted = functions.with_hint(known.function, &name)?;
         known.hinted = Some(hinted);
         Some(hinted)
+    }
+
+    /// What a known function calls the function that it calls at this position.
+    pub fn site(&mut self, g: u64, (proto, position): (u64, u32)) -> Option<String> {
+        let index = self.vm(g)?;
+        let strings = self.vms[index].strings(&self.memory)?;
+        let caller = &self.prototypes.get(&proto)?.prototype;
+        let site = call_site_name(&self.memory, &strings, caller, position).ok()??;
+        Some(site.name)
     }
 
     /// Sees to it that a prototype is known; `None` if the one that has this print is not there anymore.

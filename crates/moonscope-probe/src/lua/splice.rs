@@ -29,6 +29,8 @@ pub struct Spliced {
     pub cut: Option<&'static str>,
     /// It may be resolved better later: not to be remembered.
     pub is_provisional: bool,
+    /// What the innermost Lua function calls what it calls, if that was asked for.
+    pub site: Option<String>,
 }
 
 /// What is needed to name the Lua frames of a process.
@@ -43,6 +45,8 @@ pub struct LuaView<'a> {
     pub at: Instant,
     /// What the innermost VM was doing: `global_State.vmstate`.
     pub vmstate: i32,
+    /// Tell what the innermost Lua function calls: what a coroutine waits in.
+    pub wants_site: bool,
 }
 
 /// Names the frames of a walk, leaf first. `locate` places a native frame; its second argument is the
@@ -52,8 +56,10 @@ pub fn splice(
     lua: Option<LuaView<'_>>,
     locate: impl Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame,
 ) -> Spliced {
+    let sites = u8::from(lua.as_ref().is_some_and(|lua| lua.wants_site));
     let mut splicer = Splicer {
         locate,
+        sites,
         lua,
         out: Spliced::default(),
         g: 0,
@@ -93,6 +99,9 @@ fn is_of(expansion: &Expansion, function: u64) -> bool {
 
 struct Splicer<'a, L> {
     locate: L,
+    /// So many Lua functions may still say what they call to wait: the innermost one, and where that calls
+    /// `coroutine.yield` itself, which says little, the one that called it.
+    sites: u8,
     lua: Option<LuaView<'a>>,
     out: Spliced,
     /// The VM of the segment.
@@ -254,6 +263,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             .and_then(|lua| lua.process.place(g, (proto, print), position, lua.functions));
         match place {
             Some(place) => {
+                self.note_site((proto, position));
                 if let (Some(called), Some(position)) = (called, position) {
                     self.hint(called, (proto, position));
                 }
@@ -266,6 +276,20 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 });
             }
             None => self.unknown(),
+        }
+    }
+
+    /// One of the innermost Lua functions, and where it is.
+    fn note_site(&mut self, (proto, position): (u64, Option<u32>)) {
+        let g = self.g;
+        if self.sites == 0 {
+            return;
+        }
+        self.sites -= 1;
+        if let (Some(lua), Some(position)) = (&mut self.lua, position)
+            && let Some(name) = lua.process.site(g, (proto, position))
+        {
+            self.out.site = Some(name);
         }
     }
 
@@ -293,6 +317,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
 
     fn builtin(&mut self, ffid: u8) {
         self.unnamed = None;
+        self.sites *= 2;
         let g = self.g;
         let Some(lua) = &mut self.lua else { return };
         let name = lua.process.builtin(g, ffid);

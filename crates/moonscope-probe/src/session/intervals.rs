@@ -233,6 +233,7 @@ impl Session {
             files: gathered.files,
             processes: gathered.processes,
             lua: gathered.lua,
+            sites: drain.sites.names(),
             measured: Measured::new(self.collectors.clone(), self.has_wall),
             unfinished,
         };

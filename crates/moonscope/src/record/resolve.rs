@@ -58,9 +58,7 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
                 .lua
                 .map(|state| ("lua-state", LabelValue::from(state.name()))),
         );
-        let of_event = recorded
-            .measured()
-            .labels(what, &kernel_functions(&profile, stack));
+        let of_event = recorded.labels(what, &kernel_functions(&profile, stack));
         labels.extend(
             of_event
                 .iter()

@@ -24,7 +24,7 @@ pub fn add(
         ];
         let info = process.live.recorded.process(ProcessId(0));
         labels.extend(info.into_iter().flat_map(place));
-        let of_event = recorded.measured().labels(what, &[]);
+        let of_event = recorded.labels(what, &[]);
         labels.extend(
             of_event
                 .iter()
