@@ -170,6 +170,7 @@ mod tests {
                 lua: None,
             },
             verdict: Verdict {
+                site: None,
                 cut: None,
                 by_frame_pointer: false,
                 is_provisional: false,

@@ -31,8 +31,8 @@ const BLOCKS: [&[(&str, &str)]; 7] = [
     &[("inuse_space", "LeakedSize"), ("inuse_objects", "LeakedCount")],
     &[("io_bytes", "IOSize"), ("io_ops", "IOCount")],
     &[
-        ("readahead_unused", "UnusedReadaheadPages"),
-        ("readahead_used", "UsedReadaheadPages"),
+        ("readahead_evicted", "UnusedReadaheadBytes"),
+        ("readahead_used", "UsedReadaheadBytes"),
     ],
     &[
         ("cache-misses", "LLCMisses"),

@@ -9,6 +9,7 @@ mod list;
 mod output;
 mod record;
 mod stack;
+mod stack_analyzer;
 mod target;
 
 use clap::{Parser, Subcommand};
@@ -29,12 +30,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    Record(record::RecordArgs),
+    Record(Box<record::RecordArgs>),
     Stack(stack::StackArgs),
     Diff(diff::DiffArgs),
     Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
     List(list::ListArgs),
+    StackAnalyzer(stack_analyzer::StackAnalyzerArgs),
 }
 
 fn main() -> std::process::ExitCode {
@@ -46,12 +48,13 @@ fn main() -> std::process::ExitCode {
         Err(err) => return exit::usage(&err),
     };
     let outcome = match cli.verb {
-        Verb::Record(args) => record::run(args),
+        Verb::Record(args) => record::run(*args),
         Verb::Stack(args) => stack::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::List(args) => list::run(args),
+        Verb::StackAnalyzer(args) => stack_analyzer::run(args),
     };
     match outcome {
         Ok(code) => code.into(),

@@ -199,7 +199,7 @@ enum LoopArg {
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     let when = args.when.resolve(args.duration, args.target.is_command())?;
-    check_stdout(&args.output)?;
+    check_stdout(&args.output, args.format)?;
     let mut paths = if args.output.is_empty() {
         vec![match when.writes_many() {
             // with the time of each
@@ -212,7 +212,10 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     if when.writes_many() {
         paths = paths
             .iter()
-            .map(|path| pattern::pattern(path))
+            .map(|path| match path.as_os_str() == "-" {
+                true => Ok(path.clone()),
+                false => pattern::pattern(path),
+            })
             .collect::<Result<_, _>>()?;
     }
     let mut outputs = Outputs::check_as(&paths, args.format, args.force)?;
@@ -251,8 +254,12 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     }
 }
 
-fn check_stdout(outputs: &[PathBuf]) -> Result<(), Failure> {
-    if outputs.iter().all(|path| path.as_os_str() != "-") {
+/// Formats of which one profile may follow another, as those of intervals do.
+const STREAMS: [Format; 2] = [Format::StackAnalyzer, Format::Folded];
+
+fn check_stdout(outputs: &[PathBuf], format: Option<Format>) -> Result<(), Failure> {
+    let is_stream = format.is_some_and(|format| STREAMS.contains(&format));
+    if is_stream || outputs.iter().all(|path| path.as_os_str() != "-") {
         return Ok(());
     }
     Err(Failure::new(Code::Usage, "a recording is written to files, not to stdout").with_remedy(

@@ -49,6 +49,7 @@ mod tests {
                 lua: None,
             },
             verdict: Verdict {
+                site: None,
                 cut: None,
                 by_frame_pointer: false,
                 is_provisional: false,
