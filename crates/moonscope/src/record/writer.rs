@@ -194,9 +194,12 @@ impl Desk {
             }
         };
         let files: Vec<PathBuf> = written.iter().filter_map(|file| file.path.clone()).collect();
-        let names: Vec<String> = files
+        let names: Vec<String> = written
             .iter()
-            .map(|file| visible(&file.to_string_lossy()).into_owned())
+            .map(|file| match &file.path {
+                Some(path) => visible(&path.to_string_lossy()).into_owned(),
+                None => "to stdout".to_owned(),
+            })
             .collect();
         if let Some(keep) = &mut self.keep {
             keep.add(files);
