@@ -7,7 +7,7 @@ use libbpf_cargo::SkeletonBuilder;
 
 fn main() {
     let bpf = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("../../bpf");
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("moonscope.skel.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     println!("cargo:rerun-if-changed={}", bpf.display());
     let arch = match env::var("CARGO_CFG_TARGET_ARCH").as_deref() {
         Ok("aarch64") => "arm64",
@@ -15,6 +15,7 @@ fn main() {
     };
     let built = SkeletonBuilder::new()
         .source(bpf.join("moonscope.bpf.c"))
+        .obj(out.join("moonscope.bpf.o"))
         .clang_args([
             "-Wall",
             "-Wextra",
@@ -22,7 +23,7 @@ fn main() {
             "-Werror",
             &format!("-D__TARGET_ARCH_{arch}"),
         ])
-        .build_and_generate(&out);
+        .build_and_generate(out.join("moonscope.skel.rs"));
     if let Err(err) = built {
         println!("cargo:error=cannot compile bpf/moonscope.bpf.c (is clang 14 or later installed?): {err:?}");
         std::process::exit(1);

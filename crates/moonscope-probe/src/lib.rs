@@ -50,6 +50,8 @@ mod skeleton {
 }
 mod sites;
 mod slices;
+#[cfg(test)]
+mod stack_use;
 mod stacks;
 mod statistics;
 mod sums;
