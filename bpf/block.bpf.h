@@ -116,8 +116,8 @@ static __always_inline __u32 tag_of_block(const struct request *request)
 
 static __always_inline void block_lost(enum ms_count why)
 {
-	count_nested(block_event, MS_COUNT_FIRED);
-	count_nested(block_event, why);
+	count(block_event, MS_COUNT_FIRED);
+	count(block_event, why);
 }
 
 /* The end of what was known under this address was not seen; or it was merged into another request. */
@@ -139,7 +139,7 @@ static __always_inline int begin_request(void *ctx, __u64 key, __u64 issued, enu
 		return 0;
 	s = take_scratch(block_event, SCRATCH_TASK);
 	if (!s) {
-		count_nested(block_event, MS_COUNT_FIRED);
+		count(block_event, MS_COUNT_FIRED);
 		return 0;
 	}
 	take_stack(s, ctx, loop);
@@ -306,8 +306,8 @@ int block_complete(struct bpf_raw_tracepoint_args *ctx)
 	value_request(&done, bpf_ktime_get_ns(), &sum);
 	sum_key.stack = done.stack;
 	sum_key.tag = done.tag;
-	count_nested(block_event, MS_COUNT_FIRED);
-	count_nested(block_event, add_values(&sum_key, &sum) ? MS_COUNT_SUMMED : MS_COUNT_LOST_MAP);
+	count(block_event, MS_COUNT_FIRED);
+	count(block_event, add_values(&sum_key, &sum) ? MS_COUNT_SUMMED : MS_COUNT_LOST_MAP);
 	return 0;
 }
 

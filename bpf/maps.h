@@ -171,12 +171,15 @@ struct {
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-/* Only this CPU writes there, and no event interrupts itself. */
+/*
+ * Only this CPU writes there, but the program of a uprobe may leave it in the middle of
+ * that, and an interrupt may count too.
+ */
 static __always_inline void count(__u32 event, enum ms_count what)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 
-	ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what]++;
+	__sync_fetch_and_add(&ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what], 1);
 }
 
 /* NULL is not counted: for what an event can do without. */
@@ -190,14 +193,6 @@ static __always_inline struct scratch *try_scratch(enum scratch_level level)
 	s->busy = 1;
 	s->index = index;
 	return s;
-}
-
-/* The same of an event that may interrupt itself. */
-static __always_inline void count_nested(__u32 event, enum ms_count what)
-{
-	__u32 cpu = bpf_get_smp_processor_id();
-
-	__sync_fetch_and_add(&ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what], 1);
 }
 
 /* NULL is counted. What is taken must be given back. */

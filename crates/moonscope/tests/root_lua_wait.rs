@@ -48,7 +48,11 @@ fn record(target: &str, args: &[&str], something: impl FnOnce()) -> (Profile, St
     );
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("unexplained 0"), "{}", run.stderr);
-    assert!(run.stderr.starts_with("lua-wait sets probes"), "{}", run.stderr);
+    assert!(
+        run.stderr.starts_with("lua-wait: probes are set in LuaJIT"),
+        "{}",
+        run.stderr
+    );
     (Profile::read(&json), run.stderr)
 }
 
