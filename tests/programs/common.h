@@ -57,12 +57,15 @@ static inline uint64_t wall_ns(void)
 	return clock_ns(CLOCK_MONOTONIC);
 }
 
-/* About 10 microseconds of arithmetic, always in the caller's own code. */
+/*
+ * Some 50 microseconds of arithmetic, always in the caller's own code. The clock is read in between, which is a
+ * system call: it takes a microsecond while somebody else records those.
+ */
 static inline __attribute__((always_inline)) void work(void)
 {
 	uint64_t x = 88172645463325252ull;
 
-	for (int i = 0; i < 8000; i++) {
+	for (int i = 0; i < 20000; i++) {
 		x ^= x << 13;
 		x ^= x >> 7;
 		x ^= x << 17;
