@@ -585,7 +585,7 @@ struct ms_event {
 	__u32 kind;
 	__u32 pid;
 	__u32 child;		/* MS_EVENT_FORK */
-	__u32 wanted;		/* MS_EVENT_EXEC: its samples are */
+	__u32 wanted;		/* its samples are; MS_EVENT_FORK: the child's */
 	__u64 time;
 };
 

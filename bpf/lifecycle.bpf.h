@@ -32,6 +32,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	__u32 pid = BPF_CORE_READ(parent, tgid);
 	__u32 child_pid = BPF_CORE_READ(child, tgid);
 	__u64 since = bpf_ktime_get_ns();
+	bool target, wanted;
 
 	if (pid == child_pid)
 		return 0;	/* a thread */
@@ -39,11 +40,14 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	bpf_map_delete_elem(&processes, &child_pid);
 	bpf_map_delete_elem(&lua_processes, &child_pid);
 	bpf_map_delete_elem(&targets, &child_pid);
-	if (ms_follow_forks && is_target(pid))
+	target = is_target(pid);
+	wanted = target ? ms_follow_forks : current_is_wanted(pid);
+	if (target && wanted)
 		bpf_map_update_elem(&targets, &child_pid, &since, BPF_ANY);
 	else if (!bpf_map_lookup_elem(&processes, &pid))
 		return 0;	/* nothing is known that the child could inherit */
-	send_event(MS_EVENT_FORK, pid, child_pid, 1);
+	/* who woke a target is known too, and not wanted */
+	send_event(MS_EVENT_FORK, pid, child_pid, wanted);
 	return 0;
 }
 

@@ -245,7 +245,9 @@ impl Drain {
                     let _ = self.scan(event.child);
                 }
                 self.lua.adopt(event.child, event.pid);
-                self.changes.push(Change::Forked(event.child));
+                if event.wanted != 0 {
+                    self.changes.push(Change::Forked(event.child));
+                }
             }
             abi::MS_EVENT_EXEC => {
                 self.forget(event.pid, Gone::Replaced);
@@ -254,12 +256,15 @@ impl Drain {
                 }
                 self.changes.push(Change::Executed(event.pid));
             }
-            _ => {
-                self.forget(event.pid, Gone::Ended);
-                self.watch.forget(event.pid, event.time);
-                self.changes.push(Change::Ended(event.pid));
-            }
+            _ => self.end(event.pid, event.time),
         }
+    }
+
+    /// A process ended, at this time or before (CLOCK_MONOTONIC, nanoseconds).
+    pub fn end(&mut self, pid: Pid, time: u64) {
+        self.forget(pid, Gone::Ended);
+        self.watch.forget(pid, time);
+        self.changes.push(Change::Ended(pid));
     }
 
     /// The program that `pid` ran is gone. What waits of it gets what is known.

@@ -1,6 +1,7 @@
 //! A recording: from loading the programs to the last sample.
 
 mod intervals;
+mod targets;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -10,8 +11,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::skel::Skel;
-use libbpf_rs::{MapCore, MapFlags, MapHandle, RingBuffer, RingBufferBuilder};
-use moonscope_process::{Pid, Process, list, process};
+use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
+use moonscope_process::Pid;
 use moonscope_unwind::abi;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -27,7 +28,7 @@ use crate::limits::{ALL_AT_START, Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
-use crate::processes::{Processes, monotonic_now};
+use crate::processes::Processes;
 use crate::published::Published;
 use crate::recorded::{Collectors, Recorded};
 use crate::shared_array::SharedArray;
@@ -38,6 +39,7 @@ use crate::totals::{EventTotals, Ticks, Totals};
 use crate::unfinished::{self, UnfinishedProcess};
 pub use intervals::Interval;
 use intervals::Intervals;
+use targets::Targets;
 
 /// Whose samples are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,9 +107,8 @@ pub struct Session {
     max_depth: u32,
     is_attached: bool,
     object: Object,
-    targets: MapHandle,
     counters: SharedArray<abi::ms_counters>,
-    live: BTreeSet<Pid>,
+    targets: Targets,
     looked_at_mappings: Instant,
     /// Files with LuaJIT that collectors know of.
     lua_files: Vec<ExecutableId>,
@@ -176,7 +177,7 @@ impl Session {
             what: "cannot start the thread that builds tables",
             source,
         })?;
-        let targets = handle(&maps.targets, "targets")?;
+        let targets = Targets::new(&options.scope, handle(&maps.targets, "targets")?);
         let intervals = Intervals::new(handle(&maps.shipped_stacks, "shipped_stacks")?);
         let drain = Rc::new(RefCell::new(Drain::new(
             executables,
@@ -215,7 +216,6 @@ impl Session {
             object,
             targets,
             counters,
-            live: BTreeSet::new(),
             looked_at_mappings: Instant::now(),
             lua_files: Vec::new(),
             _stats: stats,
@@ -249,39 +249,6 @@ impl Session {
         Ok(())
     }
 
-    fn add_first_targets(&mut self, scope: &Scope) -> Result<(), ProbeError> {
-        match scope {
-            Scope::All => {
-                self.look_at_all();
-                Ok(())
-            }
-            Scope::Processes(pids) => pids.iter().try_for_each(|&pid| self.add_target(pid)),
-            Scope::Cgroup { members, .. } => {
-                for &pid in members {
-                    let _ = self.drain.borrow_mut().scan(pid);
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads the mappings of the processes that are there, as far as the time allows: the others are looked at when
-    /// they are sampled.
-    fn look_at_all(&mut self) {
-        let start = Instant::now();
-        let mut drain = self.drain.borrow_mut();
-        for process in list::processes().unwrap_or_default() {
-            if start.elapsed() > ALL_AT_START {
-                break;
-            }
-            if !process.is_kernel_thread && !process.is_zombie {
-                let _ = drain.scan(process.pid);
-            }
-        }
-        // one that cannot be looked at is told of if it is sampled
-        drain.processes.counts.not_permitted = 0;
-    }
-
     /// Starts to measure.
     pub fn start(&mut self) -> Result<(), ProbeError> {
         self.intervals.begin();
@@ -289,34 +256,6 @@ impl Session {
             .write()
             .iter_mut()
             .try_for_each(|collector| collector.start(&mut self.object.skel))
-    }
-
-    /// Samples this process too from now on. That it cannot be read, or ended, is no failure: its
-    /// samples will say so.
-    pub fn add_target(&mut self, pid: Pid) -> Result<(), ProbeError> {
-        let since = monotonic_now();
-        self.targets
-            .update(&pid.to_ne_bytes(), &since.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|err| ProbeError::Map {
-                map: "targets",
-                source: std::io::Error::other(err),
-            })?;
-        self.live.insert(pid);
-        let _ = self.drain.borrow_mut().scan(pid);
-        if has_ended(pid) {
-            // before it was a target, perhaps: then no event told, and whoever gets this pid would be one
-            self.live.remove(&pid);
-            let _ = self.targets.delete(&pid.to_ne_bytes());
-        } else if self.is_attached {
-            self.process_came(pid);
-        }
-        Ok(())
-    }
-
-    fn process_came(&mut self, pid: Pid) {
-        for collector in self.collectors.write().iter_mut() {
-            self.object.process_came(collector.as_mut(), pid);
-        }
     }
 
     /// Receives what comes within this time, or returns earlier when something new must be looked at.
@@ -348,6 +287,7 @@ impl Session {
             source: std::io::Error::other(err),
         })?;
         let mut drain = self.drain.borrow_mut();
+        self.targets.look_for_ended(&mut drain);
         drain.settle();
         if let Some(sums) = &mut self.sums
             && let Some(batch) = sums.take_turn()?
@@ -362,27 +302,8 @@ impl Session {
         }
         self.end_wanted_interval();
         self.attach_to_lua()?;
-        for change in &changes {
-            match change {
-                Change::Forked(pid) => {
-                    self.live.insert(*pid);
-                    self.process_came(*pid);
-                }
-                Change::Ended(pid) => {
-                    self.live.remove(pid);
-                    for collector in self.collectors.write().iter_mut() {
-                        collector.process_went(*pid);
-                    }
-                }
-                Change::Executed(_) => {}
-            }
-        }
+        self.note(&changes);
         Ok(changes)
-    }
-
-    /// How many processes that were added, or are children of such, still live.
-    pub fn live_targets(&self) -> usize {
-        self.live.len()
     }
 
     /// How each event is measured.
@@ -466,8 +387,14 @@ impl Session {
         if lasting.is_empty() {
             return (Vec::new(), 0);
         }
-        let known: BTreeSet<Pid> = self.drain.borrow().processes.pids().into_iter().collect();
-        unfinished::look(&known, &lasting, self.max_depth)
+        let known = self.drain.borrow().processes.pids();
+        let wanted = known.into_iter().filter(|pid| self.targets.may_be_wanted(*pid));
+        unfinished::look(
+            &wanted.collect(),
+            |pid| self.targets.is_wanted(pid),
+            &lasting,
+            self.max_depth,
+        )
     }
 
     /// Measures no more, receives the rest and gives everything out that is not in an interval before.
@@ -529,14 +456,6 @@ fn wait_for(events: &[BorrowedFd<'_>], timeout: Duration) -> Result<bool, ProbeE
             what: "cannot wait for samples",
             source: err.into(),
         }),
-    }
-}
-
-/// Is nothing left of a process that could run? A process lives on when only its first thread has ended.
-fn has_ended(pid: Pid) -> bool {
-    match Process::find(pid) {
-        Ok(process) => process.is_zombie && process::threads(pid).is_ok_and(|threads| threads.len() <= 1),
-        Err(err) => err.is_gone(),
     }
 }
 

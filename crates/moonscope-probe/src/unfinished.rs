@@ -23,9 +23,11 @@ pub struct UnfinishedProcess {
     pub threads: Vec<(usize, What, abi::ms_sum)>,
 }
 
-/// Looks at these processes. Those for which there is no time are counted.
+/// Looks at these processes. Those for which there is no time are counted. What was not seen counts in those that are known to
+/// be wanted.
 pub fn look(
     pids: &BTreeSet<Pid>,
+    is_wanted: impl Fn(Pid) -> bool,
     unfinished: &[(u16, &dyn Collector, Unfinished)],
     max_depth: u32,
 ) -> (Vec<UnfinishedProcess>, u64) {
@@ -53,7 +55,7 @@ pub fn look(
                 let known = unfinished.known.get(&thread.tid).copied();
                 let unseen = unfinished
                     .unseen
-                    .filter(|_| !unfinished.seen.contains(&thread.tid));
+                    .filter(|_| is_wanted(pid) && !unfinished.seen.contains(&thread.tid));
                 if let Some((tag, sum)) = known.or(unseen)
                     && let Some(tag) = collector.tag_in_call(tag, call)
                 {

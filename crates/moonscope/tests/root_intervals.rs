@@ -62,8 +62,7 @@ fn root_intervals_add_up_to_all_that_the_program_did() {
         "-o",
         pattern.to_str().unwrap(),
     ]);
-    // an interval is over: it records
-    recording.wait_for("no file for");
+    recording.wait_for_interval();
     program.go();
     let run = recording.wait();
     assert_eq!(run.code, 0, "{}", run.stderr);

@@ -6,6 +6,10 @@
 
 mod common;
 
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
 use common::background::Background;
 use common::{Profile, Program, Sample, Truth, program, root};
 
@@ -26,8 +30,7 @@ fn record() -> Option<(Vec<Profile>, Truth)> {
         "-o",
         pattern.to_str().unwrap(),
     ]);
-    // an interval is over: it records
-    recording.wait_for("no file for");
+    recording.wait_for_interval();
     program.go();
     let run = recording.wait();
     assert_eq!(run.code, 0, "{}", run.stderr);
@@ -104,5 +107,56 @@ fn root_a_timer_wakes_in_an_interrupt_and_nobody_is_blamed() {
         .filter(|sample| of_timer(sample))
     {
         assert_eq!(sample.labels["offcpu-reason"], "sleep", "{sample}");
+    }
+}
+
+#[test]
+fn root_who_woke_a_target_is_none_and_neither_are_its_children() {
+    if !root() {
+        return;
+    }
+    let mut target = Command::new("sh")
+        .args(["-c", "read first; read second"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // it is known once it has woken the target; then it has a child that lives on, and waits as that does
+    let mut waker = Command::new("sh")
+        .args([
+            "-c",
+            "read word; echo; sleep 0.3; sleep 20 & sleep 0.3; echo; exec sleep 20",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(target.stdin.take().unwrap())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let pattern = dir.path().join("x-%N.json");
+    let pid = target.id().to_string();
+    let mut recording = Background::start(&[
+        "record",
+        "-p",
+        &pid,
+        "-e",
+        "offcpu",
+        "--waker",
+        "--interval",
+        "150ms",
+        "-o",
+        pattern.to_str().unwrap(),
+    ]);
+    recording.wait_for_interval();
+    waker.stdin.take().unwrap().write_all(b"\n").unwrap();
+    assert!(target.wait().unwrap().success());
+    let run = recording.wait();
+    let group = rustix::process::Pid::from_raw(waker.id().cast_signed()).unwrap();
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    waker.wait().unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        for sample in Profile::read(&file.unwrap().path()).samples {
+            assert_eq!(sample.labels["pid"], pid, "{sample}");
+        }
     }
 }

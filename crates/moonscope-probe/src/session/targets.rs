@@ -1,0 +1,170 @@
+//! Whose samples are wanted: the processes that were named, and their children.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use moonscope_process::{Pid, Process, list, process};
+
+use super::{Scope, Session};
+use crate::drain::{Change, Drain};
+use crate::error::ProbeError;
+use crate::limits::ALL_AT_START;
+use crate::processes::monotonic_now;
+
+/// How often is looked whether a target has ended without that we were told: the ring buffer was full then.
+const LOOK_FOR_ENDED: Duration = Duration::from_secs(1);
+
+/// Whose samples are wanted, and who of them lives.
+pub(super) struct Targets {
+    reach: Reach,
+    /// The kernel side's map: pid to the time since when.
+    map: MapHandle,
+    /// Those that were named, members of the cgroup at the beginning, and children of all of them.
+    live: BTreeSet<Pid>,
+    looked_for_ended: Instant,
+}
+
+/// What tells the kernel side whether a task is wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Nothing: all are.
+    All,
+    /// The map of targets.
+    Named,
+    /// Its cgroup, or the map.
+    Cgroup,
+}
+
+impl Targets {
+    pub(super) fn new(scope: &Scope, map: MapHandle) -> Self {
+        Self {
+            reach: match scope {
+                Scope::All => Reach::All,
+                Scope::Processes(_) => Reach::Named,
+                Scope::Cgroup { .. } => Reach::Cgroup,
+            },
+            map,
+            live: BTreeSet::new(),
+            looked_for_ended: Instant::now(),
+        }
+    }
+
+    /// Is this process wanted, as far as we know? One that was moved into the cgroup is not known to be.
+    pub(super) fn is_wanted(&self, pid: Pid) -> bool {
+        self.reach == Reach::All || self.live.contains(&pid)
+    }
+
+    /// The same for one that only the kernel side may know to be wanted.
+    pub(super) fn may_be_wanted(&self, pid: Pid) -> bool {
+        self.reach == Reach::Cgroup || self.is_wanted(pid)
+    }
+
+    /// Has the drain notice targets that are gone, if none of us was told.
+    pub(super) fn look_for_ended(&mut self, drain: &mut Drain) {
+        if self.reach != Reach::Named || self.looked_for_ended.elapsed() < LOOK_FOR_ENDED {
+            return;
+        }
+        self.looked_for_ended = Instant::now();
+        for &pid in self.live.iter().filter(|pid| has_ended(**pid)) {
+            drain.end(pid, monotonic_now());
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn add_first_targets(&mut self, scope: &Scope) -> Result<(), ProbeError> {
+        match scope {
+            Scope::All => {
+                self.look_at_all();
+                Ok(())
+            }
+            Scope::Processes(pids) => pids.iter().try_for_each(|&pid| self.add_target(pid)),
+            Scope::Cgroup { members, .. } => {
+                for &pid in members {
+                    self.targets.live.insert(pid);
+                    let _ = self.drain.borrow_mut().scan(pid);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the mappings of the processes that are there, as far as the time allows: the others are looked at when
+    /// they are sampled.
+    fn look_at_all(&mut self) {
+        let start = Instant::now();
+        let mut drain = self.drain.borrow_mut();
+        for process in list::processes().unwrap_or_default() {
+            if start.elapsed() > ALL_AT_START {
+                break;
+            }
+            if !process.is_kernel_thread && !process.is_zombie {
+                let _ = drain.scan(process.pid);
+            }
+        }
+        // one that cannot be looked at is told of if it is sampled
+        drain.processes.counts.not_permitted = 0;
+    }
+
+    /// Samples this process too from now on. That it cannot be read, or ended, is no failure: its
+    /// samples will say so.
+    pub fn add_target(&mut self, pid: Pid) -> Result<(), ProbeError> {
+        let since = monotonic_now();
+        self.targets
+            .map
+            .update(&pid.to_ne_bytes(), &since.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|err| ProbeError::Map {
+                map: "targets",
+                source: std::io::Error::other(err),
+            })?;
+        self.targets.live.insert(pid);
+        let _ = self.drain.borrow_mut().scan(pid);
+        if has_ended(pid) {
+            // before it was a target, perhaps: then no event told, and whoever gets this pid would be one
+            self.targets.live.remove(&pid);
+            let _ = self.targets.map.delete(&pid.to_ne_bytes());
+        } else if self.is_attached {
+            self.process_came(pid);
+        }
+        Ok(())
+    }
+
+    fn process_came(&mut self, pid: Pid) {
+        for collector in self.collectors.write().iter_mut() {
+            self.object.process_came(collector.as_mut(), pid);
+        }
+    }
+
+    /// Takes note of processes that came and went.
+    pub(super) fn note(&mut self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Forked(pid) => {
+                    self.targets.live.insert(*pid);
+                    self.process_came(*pid);
+                }
+                Change::Ended(pid) => {
+                    self.targets.live.remove(pid);
+                    for collector in self.collectors.write().iter_mut() {
+                        collector.process_went(*pid);
+                    }
+                }
+                Change::Executed(_) => {}
+            }
+        }
+    }
+
+    /// How many processes that were added, or are children of such, still live.
+    pub fn live_targets(&self) -> usize {
+        self.targets.live.len()
+    }
+}
+
+/// Is nothing left of a process that could run? A process lives on when only its first thread has ended.
+fn has_ended(pid: Pid) -> bool {
+    match Process::find(pid) {
+        Ok(process) => process.is_zombie && process::threads(pid).is_ok_and(|threads| threads.len() <= 1),
+        Err(err) => err.is_gone(),
+    }
+}
