@@ -261,7 +261,8 @@ impl<M: Modules> Walker<'_, M> {
     }
 
     fn by_frame_pointer(&mut self) -> Result<(), WalkEnd> {
-        self.registers = frame_pointer::caller(&self.registers, self.stack, self.modules)?;
+        self.registers =
+            frame_pointer::caller(&self.registers, self.stack, self.modules, self.exact, self.fp)?;
         self.exact = false;
         self.fp = true;
         Ok(())

@@ -215,6 +215,20 @@ fn root_the_plain_loop_walks_as_deep() {
         .assert_most(0.99, "has 900 frames", |sample| descents(sample) == 900);
 }
 
+/// The frame pointer of a caller further up is not followed, and a 0 where it would be does not end a stack.
+#[test]
+fn root_callers_without_frame_pointers_are_missing_only_where_it_is_said() {
+    let Some(recording) = record_for_a_while("skips", &[], &[]) else {
+        return;
+    };
+    assert!(recording.profile.with("leaf") > 100);
+    recording
+        .profile
+        .assert_all("is cut, or has all callers of leaf", |sample| {
+            !sample.has("leaf") || sample.is_truncated() || (sample.has("middle") && sample.has("inner"))
+        });
+}
+
 /// Functions that are almost only prologue and epilogue: a half-built frame must not cost or invent a caller.
 #[test]
 fn root_samples_in_prologues_and_epilogues_have_their_callers() {
