@@ -23,7 +23,7 @@ use crate::tables::{TableSlot, TableStore};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExecutableId(pub u32);
 
-/// What `/proc/PID/maps` says of a file. It names one file for as long as we hold that file open; the
+/// What `/proc/PID/maps` says of a file. It names one file for as long as we hold that file open and nobody writes to it; the
 /// path is there because an overlay file system may give one inode number to two files.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct FileIdentity {
@@ -171,14 +171,17 @@ impl Executables {
             inode: mapping.inode,
             path: path.to_owned(),
         });
-        if let Some(&id) = identity
-            .as_ref()
-            .and_then(|identity| self.by_identity.get(identity))
-        {
+        if let Some(id) = identity.as_ref().and_then(|identity| self.known(identity)) {
             return Ok(id);
         }
         let file = Executable::open(pid, mapping)?;
         Ok(self.add(file, identity))
+    }
+
+    /// The file that was met under this name, if it is that one still.
+    fn known(&self, identity: &FileIdentity) -> Option<ExecutableId> {
+        let id = *self.by_identity.get(identity)?;
+        self.entries[id.0].file.is_as_it_was().then_some(id)
     }
 
     /// The file of a mapping whose process is gone: known already, or still at its path.
@@ -189,7 +192,7 @@ impl Executables {
             inode: mapping.inode,
             path: path.to_owned(),
         };
-        if let Some(&id) = self.by_identity.get(&identity) {
+        if let Some(id) = self.known(&identity) {
             return Some(id);
         }
         let file = Executable::open_path(path).ok()?;
@@ -200,6 +203,14 @@ impl Executables {
 
     fn add(&mut self, file: Executable, identity: Option<FileIdentity>) -> ExecutableId {
         if let Some(&id) = self.by_key.get(file.key()) {
+            let entry = &mut self.entries[id.0];
+            if !entry.file.is_as_it_was() {
+                // it was written to, and has its old content again
+                entry.file = Arc::new(file);
+                entry.unwind = None;
+                self.by_identity.extend(identity.map(|identity| (identity, id)));
+                return id;
+            }
             // Another name or a copy of a known file. The identity is not remembered: only of the file
             // that we hold open we know that its inode number is not used again.
             return id;
@@ -393,7 +404,8 @@ impl Executables {
             }
         });
         unwind.used = Instant::now();
-        unwind.data.clone()
+        // what is mapped changes with the file
+        unwind.data.clone().filter(|_| entry.file.is_as_it_was())
     }
 
     /// Gives back memory that walks in user space used: pages of files at once, the rest when it was not

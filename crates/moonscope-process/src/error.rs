@@ -54,6 +54,12 @@ pub enum ProcessError {
         /// The kernel's answer.
         cause: io::Error,
     },
+    /// The file has another content than when it was first seen.
+    #[error("{}: it was written to since it was first seen", visible(path))]
+    FileChanged {
+        /// The path.
+        path: PathBuf,
+    },
     /// The file is not an ELF file that this machine could run, or its headers are damaged.
     #[error("{}: {reason}", visible(path))]
     BadElf {

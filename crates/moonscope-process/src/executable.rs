@@ -30,6 +30,8 @@ pub struct Executable {
     name: String,
     root: Option<Root>,
     size: u64,
+    /// Time of the last change of the contents when it was opened.
+    modified: (i64, i64),
     headers: Headers,
     source: Source,
     data: Mutex<Weak<ExecutableData>>,
@@ -135,6 +137,7 @@ impl Executable {
             path,
             root: None,
             size: mapping.len(),
+            modified: (0, 0),
             headers,
             source: Source::Vdso(Arc::new(ExecutableData(Bytes::Owned(image)))),
             data: Mutex::new(Weak::new()),
@@ -163,6 +166,7 @@ impl Executable {
             path,
             root,
             size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
             headers,
             source: Source::File(file),
             data: Mutex::new(Weak::new()),
@@ -232,17 +236,35 @@ impl Executable {
         self.headers.machine
     }
 
+    /// Is its content what it was when it was opened? `cp` over a file and a linker that writes in place keep the inode, and
+    /// make another program of it: addresses that were seen before mean nothing there.
+    pub fn is_as_it_was(&self) -> bool {
+        let Source::File(file) = &self.source else {
+            return true;
+        };
+        let is_same = |now: std::fs::Metadata| {
+            (now.size(), (now.mtime(), now.mtime_nsec())) == (self.size, self.modified)
+        };
+        file.metadata().is_ok_and(is_same)
+    }
+
     /// All bytes of the file, mapped on demand and shared by all who hold them; drop them to give the
     /// memory back.
     ///
-    /// The file may change while it is mapped. If it is truncated, the lost part reads as zeros instead
-    /// of ending moonscope by SIGBUS (why and how: `sigbus.rs`); if it is written to, a reader may see
-    /// old and new bytes mixed. Parsers must take whatever they see, which hostile files demand anyway.
+    /// A file that was written to since it was opened is refused. It may change while it is mapped, too. If it is
+    /// truncated, the lost part reads as zeros instead of ending moonscope by SIGBUS (why and how: `sigbus.rs`); if it is
+    /// written to, a reader may see old and new bytes mixed. Parsers must take whatever they see, which hostile files
+    /// demand anyway.
     pub fn data(&self) -> Result<Arc<ExecutableData>, ProcessError> {
         let file = match &self.source {
             Source::Vdso(image) => return Ok(Arc::clone(image)),
             Source::File(file) => file,
         };
+        if !self.is_as_it_was() {
+            return Err(ProcessError::FileChanged {
+                path: self.path.clone(),
+            });
+        }
         let mut held = self.data.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(data) = held.upgrade() {
             return Ok(data);

@@ -9,7 +9,7 @@
 //! only, which is all that runs on the machines we profile.
 
 use crate::limits::{MAX_SECTION_NAMES, MAX_SECTIONS};
-use moonscope_process::Executable;
+use moonscope_process::{Executable, ProcessError};
 use object::elf;
 use object::read::{CompressedData, CompressionFormat};
 use std::fs::File;
@@ -99,6 +99,10 @@ impl ElfFile {
 
     /// The file of an executable, or the image of the vDSO.
     pub(crate) fn from_executable(exe: &Executable) -> Result<Self, ElfError> {
+        if !exe.is_as_it_was() {
+            let path = exe.path().to_owned();
+            return Err(io::Error::other(ProcessError::FileChanged { path }).into());
+        }
         match exe.fd_path() {
             Some(path) => Self::from_file(File::open(path)?),
             None => Self::from_bytes(

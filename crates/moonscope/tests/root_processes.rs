@@ -305,6 +305,46 @@ fn root_a_running_file_may_be_replaced_or_deleted() {
     }
 }
 
+/// A program is written over between two runs, as `cp` does it: the inode is the same, and it is another program.
+#[test]
+fn root_a_program_that_is_written_over_is_another_one() {
+    let (Some(first), Some(second)) = (program("chain-O2"), program("shares")) else {
+        return;
+    };
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let prog = dir.path().join("prog");
+    let prog = prog.to_str().unwrap();
+    let script = format!(
+        "cp {} {prog}; KEEP=1 {prog} 1 3 >/dev/null; cp {} {prog}; KEEP=1 {prog} 1 >/dev/null",
+        first.display(),
+        second.display()
+    );
+    let recording = record(&["--", "sh", "-c", &script]);
+    let is_of_second = |sample: &Sample| sample.user().any(|frame| frame.name().starts_with("share_"));
+    // what is at addresses of the first one cannot be named any more
+    let is_nameless = |frame: &Frame| frame.name().is_empty() && frame.file_name() == "prog";
+    let is_of_first = |sample: &Sample| sample.user().any(is_nameless);
+    let count = |is_so: &dyn Fn(&Sample) -> bool| {
+        let samples = recording.profile.samples.iter().filter(|sample| is_so(sample));
+        samples.map(|sample| sample.count).sum::<u64>()
+    };
+    assert!(count(&is_of_second) > 30, "{}", count(&is_of_second));
+    assert!(count(&is_of_first) > 30, "{}", count(&is_of_first));
+    recording
+        .profile
+        .assert_all("is of one of them, and in its own functions", |sample| {
+            !(is_of_first(sample) && (is_of_second(sample) || sample.has("main")))
+        });
+    recording
+        .profile
+        .assert_all("is complete in the second one", |sample| {
+            !is_of_second(sample) || !sample.is_truncated()
+        });
+}
+
 /// The file goes away while the recording runs, after the first samples.
 #[test]
 fn root_a_file_may_be_deleted_during_the_recording() {
