@@ -3,7 +3,8 @@
 //! LuaJIT describes the Lua stack at points of a trace by snapshots: the slots that a side exit would
 //! write, with the frames among them (`snapshot_slots`, `snapshot_framelinks` and `lj_snap_restore` in
 //! lj_snap.c). Machine code from one snapshot to the next was compiled from bytecode at or behind the
-//! first one's program counter; this is as precise as LuaJIT itself is when code on a trace fails.
+//! first one's program counter; this is as precise as LuaJIT itself is when code on a trace fails. Frames that the two do
+//! not have in common are left out, and that something may be missing is told (`trace/between.rs`).
 
 use crate::layout::GcMode;
 use crate::lua_stack::FrameKind;
@@ -47,6 +48,8 @@ pub struct Expansion {
     /// Calls, innermost first. The last stands for the frame that `jit_base` points to, and replaces what
     /// a walk from there finds first; if there are others, they are above it.
     pub frames: Vec<InlinedFrame>,
+    /// Calls may be inlined inside the innermost of them at this place.
+    pub may_call: bool,
     /// How well the place is known.
     pub precision: Precision,
     /// Number of the snapshot.
@@ -85,7 +88,11 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
     let is_moved = stored.is_some_and(|&end| end > u32::from(snapshot.mcofs));
     let frames = |snapshot: &Snapshot| trace.frames.get(snapshot.frames.clone()?);
     let raw = match (is_moved, snapshots.get(index + 1)) {
-        (false, _) => frames(snapshot),
+        (false, _) => frames(snapshot).and_then(|frames| {
+            // the function that jit_base belongs to runs, whatever it calls
+            let certain = snapshot.certain.max(1);
+            frames.get(frames.len().checked_sub(certain)?..)
+        }),
         // Behind a return to a lower frame, jit_base belongs to the next snapshot. Its outermost frame is the
         // one returned to; what it inlines may not be called yet.
         (true, Some(next)) => frames(next).and_then(|frames| frames.get(frames.len().checked_sub(1)?..)),
@@ -95,6 +102,7 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
     let raw = raw.ok_or(NoExpansion::Inconsistent)?;
     Ok(Expansion {
         frames: raw.iter().map(|frame| inlined(trace, frame)).collect(),
+        may_call: snapshot.may_call && !is_moved,
         precision: Precision::Guard,
         snapshot: u16::try_from(index).unwrap_or(u16::MAX),
         tail_called: snapshot.tail_called && !is_moved,
@@ -111,6 +119,7 @@ fn start_of(trace: &TraceCopy) -> Expansion {
             }),
             pc: 0,
         }],
+        may_call: true,
         precision: Precision::Start,
         snapshot: 0,
         tail_called: false,

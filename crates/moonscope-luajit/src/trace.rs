@@ -2,6 +2,7 @@
 //! its frames refer to. The copy stays useful after the trace was flushed.
 
 mod base_stores;
+mod between;
 mod constants;
 mod guarded_builtins;
 
@@ -68,6 +69,10 @@ pub(crate) struct Snapshot {
     /// Of [`TraceCopy::frames`]; `None` if the snapshot contradicts itself.
     pub frames: Option<Range<usize>>,
     pub tail_called: bool,
+    /// How many of its frames, from the outermost on, are those of all code up to the next one.
+    pub certain: usize,
+    /// Others may be called inside these on the way.
+    pub may_call: bool,
 }
 
 /// A trace that does not need the process any more.
@@ -221,6 +226,7 @@ impl TraceCopy {
         copy.read_snapshots(memory, layout, &header, &constants)?;
         copy.read_objects(memory, layout, &constants);
         copy.read_builtins(memory, &header, &constants);
+        copy.judge(memory, layout, &constants);
         match Header::read(memory, layout, addr) {
             Ok(now) if now == header => Ok(copy),
             _ => Err(TraceError::Changed),
@@ -303,8 +309,10 @@ impl TraceCopy {
             let mcofs = snapshot.mcofs;
             snapshots.push(Snapshot {
                 mcofs,
+                certain: frames.as_ref().map_or(0, Range::len),
                 frames,
                 tail_called,
+                may_call: false,
             });
         }
         self.snapshots = Some(snapshots);

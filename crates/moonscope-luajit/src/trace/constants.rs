@@ -36,6 +36,8 @@ pub(super) struct IrConstants {
     kgc: u8,
     /// Prototypes among them: a trace keeps alive those that it inlined.
     pub(super) protos: Vec<u64>,
+    /// Functions among them, of all kinds.
+    pub(super) functions: Vec<u64>,
 }
 
 impl IrConstants {
@@ -56,32 +58,35 @@ impl IrConstants {
             bytes,
             kgc: 0,
             protos: Vec::new(),
+            functions: Vec::new(),
         };
         let (_, kpri) = constants.kind(REF_NIL).ok_or(TraceError::NotATrace)?;
         constants.kgc = kpri.wrapping_add(KGC_AFTER_KPRI);
-        constants.protos = constants.find_protos(kpri.wrapping_add(KNULL_AFTER_KPRI));
+        let knull = kpri.wrapping_add(KNULL_AFTER_KPRI);
+        constants.protos = constants.objects_of(IRT_PROTO, knull);
+        constants.functions = constants.objects_of(IRT_FUNC, knull);
         Ok(constants)
     }
 
-    /// Walks the constants upwards, over the second slots of wide ones (as `gc_traverse_trace` does).
-    fn find_protos(&self, knull: u8) -> Vec<u64> {
+    /// The objects of a type. Walks the constants upwards, over the second slots of wide ones (as `gc_traverse_trace` does).
+    fn objects_of(&self, wanted: u8, knull: u8) -> Vec<u64> {
         let is64 = match self.mode {
             GcMode::Gc64 => IS64_GC64,
             GcMode::Gc32 => IS64_GC32,
         };
-        let mut protos = Vec::new();
+        let mut objects = Vec::new();
         let mut at = self.first;
-        while at < REF_BIAS - 3 && protos.len() < MAX_OBJECTS {
+        while at < REF_BIAS - 3 && objects.len() < MAX_OBJECTS {
             let Some((kind, op)) = self.kind(at) else { break };
-            if kind == IRT_PROTO && op == self.kgc {
-                protos.extend(self.object(at));
+            if kind == wanted && op == self.kgc {
+                objects.extend(self.object(at));
             }
             at += 1;
             if is64 >> kind & 1 != 0 && op != knull {
                 at += 1;
             }
         }
-        protos
+        objects
     }
 
     /// The value of a `KINT`, in place of its operands.

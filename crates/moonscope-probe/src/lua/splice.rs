@@ -202,6 +202,12 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
         if !is_complete {
             self.unknown_trace();
+        } else if self
+            .expansion
+            .as_ref()
+            .is_some_and(|expansion| expansion.may_call)
+        {
+            self.may_lack_inlined();
         }
         if flags & abi::MS_SEGMENT_GUESSED != 0 {
             self.out.frames.push(RawFrame::LeafUncertain);
@@ -232,11 +238,16 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
 
     /// Compiled code of which it is not known what is inlined at this place.
     fn unknown_trace(&mut self) {
+        self.out.is_provisional = true;
+        self.may_lack_inlined();
+    }
+
+    /// Nothing tells whether compiled code has inlined more at this place, or what; it will not be known later either.
+    fn may_lack_inlined(&mut self) {
         self.unnamed = None;
         if let Some(lua) = &mut self.lua {
             lua.counts.unknown_traces += 1;
         }
-        self.out.is_provisional = true;
         self.out.frames.push(RawFrame::InlinedUnknown);
     }
 
