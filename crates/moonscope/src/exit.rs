@@ -5,6 +5,15 @@ use std::process::ExitCode;
 
 use moonscope_profile::visible;
 
+/// Says a line on stderr. That nobody reads it any more (`2>&1 | head -1`) is no reason to end: `eprintln!` would panic.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+pub(crate) use tell;
+
 /// What the exit status of the command means. `docs/exit-codes.md` says it to users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -63,7 +72,7 @@ impl Failure {
     /// line and gives the terminal no orders.
     pub fn report(&self) -> ExitCode {
         for line in self.lines() {
-            eprintln!("{line}");
+            tell!("{line}");
         }
         self.code.into()
     }

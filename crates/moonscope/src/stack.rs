@@ -83,7 +83,7 @@ pub fn run(args: StackArgs) -> Result<Code, Failure> {
         _ => {}
     }
     for (pid, err) in &failed {
-        eprintln!(
+        crate::exit::tell!(
             "moonscope: process {pid} is left out: {}",
             visible(&err.to_string())
         );

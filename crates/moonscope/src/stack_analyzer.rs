@@ -44,9 +44,9 @@ pub fn run(args: StackAnalyzerArgs) -> Result<Code, Failure> {
     let asked = Asked::parse(&args.arguments)?;
     let line = asked.record_line();
     for note in &asked.notes {
-        eprintln!("moonscope: {note}");
+        crate::exit::tell!("moonscope: {note}");
     }
-    eprintln!("moonscope record {}", quoted(&line));
+    crate::exit::tell!("moonscope record {}", quoted(&line));
     let parsed = RecordLine::try_parse_from(std::iter::once("moonscope record".to_owned()).chain(line));
     let record = match parsed {
         Ok(line) => line.args,

@@ -120,7 +120,7 @@ impl Flight<'_> {
     fn tell_what_is_waited_for(&self, quiet: bool) {
         if !quiet {
             let before = self.kept.length.as_secs_f64();
-            eprintln!(
+            crate::exit::tell!(
                 "recording; waiting for {}, keeping {before:.1} s",
                 self.triggered.names()
             );

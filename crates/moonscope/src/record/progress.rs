@@ -28,7 +28,7 @@ impl Progress {
     /// Shows a line of its own that stays.
     pub fn say(&self, line: &str) {
         if self.bar.is_hidden() {
-            eprintln!("{line}");
+            crate::exit::tell!("{line}");
         } else {
             self.bar.println(line);
         }

@@ -33,7 +33,7 @@ impl Recorder<'_> {
     pub fn prepare(&self) -> Result<Session, Failure> {
         let mut tell = |event: &'static str, line: &str| {
             if !self.args.quiet {
-                eprintln!("{event}: {line}");
+                crate::exit::tell!("{event}: {line}");
             }
         };
         let options = options(self.args, &self.target, self.command.as_ref());

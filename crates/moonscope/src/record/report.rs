@@ -147,13 +147,13 @@ impl Recording {
         if !self.quiet {
             let table = summary.map(Summary::lines).unwrap_or_default();
             for (columns, name) in table {
-                eprintln!("{columns}{name}");
+                crate::exit::tell!("{columns}{name}");
             }
             for line in culprits::lines(profile) {
-                eprintln!("{line}");
+                crate::exit::tell!("{line}");
             }
             for line in self.lines(profile, written) {
-                eprintln!("{line}");
+                crate::exit::tell!("{line}");
             }
         }
         let wanted = profile.accounting.kept() + profile.accounting.lost_total();

@@ -28,7 +28,7 @@ pub fn run(mut recorder: Recorder<'_>, triggered: Triggered) -> Result<Code, Fai
             };
         };
         if !recorder.args.quiet {
-            eprintln!("triggered by {what}");
+            crate::exit::tell!("triggered by {what}");
         }
         if triggered.count > 1 {
             let now = since_1970();

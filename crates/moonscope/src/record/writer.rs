@@ -127,7 +127,7 @@ impl Writer {
     /// Waits until all is written, and says how it went. `recording`: all of it.
     pub fn finish(self, recording: Option<Recording>) -> Result<Code, Failure> {
         drop(self.jobs);
-        self.lines.iter().for_each(|line| eprintln!("{line}"));
+        self.lines.iter().for_each(|line| crate::exit::tell!("{line}"));
         let written = self
             .thread
             .join()
@@ -221,7 +221,7 @@ impl Outcome {
         }
         if !recording.quiet {
             for line in self.lines(recording) {
-                eprintln!("{line}");
+                crate::exit::tell!("{line}");
             }
         }
         let wanted = self.accounting.kept() + self.accounting.lost_total();

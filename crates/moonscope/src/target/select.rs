@@ -74,7 +74,7 @@ fn one_process(id: Pid) -> Result<Process, Failure> {
         return Err(Failure::new(Code::NoTarget, what));
     }
     if process.pid != id {
-        eprintln!(
+        crate::exit::tell!(
             "moonscope: {id} is a thread of process {} ({name}): taking the process",
             process.pid
         );
