@@ -25,8 +25,8 @@ pub(crate) struct KernelFunction {
 pub(crate) struct Line<'a> {
     pub(crate) addr: u64,
     kind: u8,
-    name: &'a [u8],
-    module: Option<&'a [u8]>,
+    pub(crate) name: &'a [u8],
+    pub(crate) module: Option<&'a [u8]>,
 }
 
 impl<'a> Line<'a> {
@@ -68,7 +68,7 @@ impl<'a> Line<'a> {
     }
 
     /// Is it a function, and not a mark that the linker script sets at the same place?
-    fn is_function(&self) -> bool {
+    pub(crate) fn is_function(&self) -> bool {
         let marks: [&[u8]; 6] = [
             b"_text",
             b"_stext",
@@ -82,7 +82,7 @@ impl<'a> Line<'a> {
 
     /// Of several names for one place the same is taken in every run: global, weak, local; fewer leading
     /// underscores; shorter.
-    fn preference(&self) -> impl Ord {
+    pub(crate) fn preference(&self) -> impl Ord {
         let binding = match self.kind {
             b'T' => 0,
             b'w' | b'W' => 1,
@@ -187,7 +187,7 @@ pub(crate) fn shows_addresses(list: impl BufRead) -> io::Result<Option<bool>> {
 }
 
 /// Calls `each` with every line, without its end; longer ones than the limit are left out.
-fn each_line(list: &mut impl BufRead, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+pub(crate) fn each_line(list: &mut impl BufRead, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();

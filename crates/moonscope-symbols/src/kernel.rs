@@ -1,6 +1,7 @@
 //! Names of kernel addresses, and why there may be none.
 
 use crate::kallsyms::{self, KernelFunction};
+use crate::kallsyms_list::{self, KernelList, comes_and_goes};
 use crate::limits::{MAX_KERNEL_FUNCTION, MAX_KERNEL_FUNCTIONS, MAX_KERNEL_UNKNOWN};
 use crate::{Symbol, demangle};
 use rustc_hash::FxHashMap;
@@ -11,8 +12,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Modules and BPF programs come and go, so what is known of them is believed only this long; functions of
-/// the kernel itself do not move.
+/// So often the list is read for what is asked for; then all of it is kept.
+const FEW_READINGS: u32 = 3;
+
+/// Modules and BPF programs come and go, so what is known of them is believed only this long (of modules: until others
+/// are loaded, once the whole list is kept); functions of the kernel itself do not move.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 
 /// `CAP_SYSLOG` of include/uapi/linux/capability.h.
@@ -41,6 +45,10 @@ pub(crate) struct Kernel {
     known: BTreeMap<u64, Known>,
     /// Addresses that were nothing, and when.
     unknown: FxHashMap<u64, Instant>,
+    /// How often the list was read.
+    readings: u32,
+    /// All of it, and the modules that were loaded then.
+    whole: Option<(KernelList, u64)>,
 }
 
 #[derive(Debug)]
@@ -57,6 +65,8 @@ impl Default for Kernel {
             list: "/proc/kallsyms".into(),
             known: BTreeMap::new(),
             unknown: FxHashMap::default(),
+            readings: 0,
+            whole: None,
         }
     }
 }
@@ -69,15 +79,23 @@ impl Kernel {
         let is_new =
             |addr: &u64| self.lookup(*addr, now).is_none() && !self.unknown.get(addr).is_some_and(recently);
         let mut unknown: Vec<u64> = addrs.iter().copied().filter(is_new).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
+        self.look_up_in_whole(&mut unknown, now, demangle);
         if !unknown.is_empty() {
+            // so that these need no reading of their own a second later
+            let old = self.known.iter().filter(|(_, known)| self.is_old(known, now));
+            unknown.extend(old.map(|(&start, _)| start));
+            unknown.sort_unstable();
+            unknown.dedup();
             // Not readable: nothing has a name, and `status` says why.
             let functions = self
                 .open()
                 .and_then(|list| kallsyms::resolve(list, &unknown))
                 .unwrap_or_default();
             self.remember(functions.into_iter().flatten(), now, demangle);
+            self.readings += 1;
+            if self.readings >= FEW_READINGS && self.whole.is_none() {
+                self.keep_whole();
+            }
             unknown.retain(|&addr| self.lookup(addr, now).is_none());
             if self.unknown.len() + unknown.len() > MAX_KERNEL_UNKNOWN {
                 self.unknown.clear();
@@ -92,8 +110,41 @@ impl Kernel {
         addrs.iter().map(|&addr| self.lookup(addr, now)).collect()
     }
 
+    /// Names what the whole list has, if that is kept and still true; the others remain.
+    fn look_up_in_whole(&mut self, unknown: &mut Vec<u64>, now: Instant, demangle: bool) {
+        let loaded = self.whole.as_ref().map(|_| loaded_modules());
+        let Some((list, of)) = self.whole.take_if(|(_, of)| Some(*of) == loaded) else {
+            if self.whole.take().is_some() {
+                self.known.retain(|_, known| known.module.is_none());
+            }
+            return;
+        };
+        let functions: Vec<_> = unknown.iter().filter_map(|&addr| list.function(addr)).collect();
+        self.remember(functions.into_iter(), now, demangle);
+        self.whole = Some((list, of));
+        unknown.retain(|&addr| self.lookup(addr, now).is_none());
+    }
+
+    fn keep_whole(&mut self) {
+        let loaded = loaded_modules();
+        let list = self.open().and_then(KernelList::read);
+        // a list that is too long is read again and again, as before
+        self.whole = list.ok().flatten().map(|list| (list, loaded));
+    }
+
+    /// Is something else there by now, perhaps?
+    fn is_old(&self, known: &Known, now: Instant) -> bool {
+        known.module.as_deref().is_some_and(|module| {
+            let lasts = self.whole.is_some() && !comes_and_goes(module.as_bytes());
+            !lasts && now.saturating_duration_since(known.read) > TRUSTED_FOR
+        })
+    }
+
     /// Whether there is something to resolve with.
     pub(crate) fn status(&self) -> KernelSymbols {
+        if !self.known.is_empty() {
+            return KernelSymbols::Available;
+        }
         match self.open().and_then(kallsyms::shows_addresses) {
             Ok(Some(true)) => KernelSymbols::Available,
             Ok(Some(false)) => restricted(&Settings::read()),
@@ -113,8 +164,7 @@ impl Kernel {
 
     fn lookup(&self, addr: u64, now: Instant) -> Option<Symbol> {
         let (&start, known) = self.known.range(..=addr).next_back()?;
-        let old = known.module.is_some() && now.saturating_duration_since(known.read) > TRUSTED_FOR;
-        (addr < known.end && !old).then(|| Symbol {
+        (addr < known.end && !self.is_old(known, now)).then(|| Symbol {
             function: Arc::clone(&known.name),
             start: Some(start),
             file: None,
@@ -152,6 +202,11 @@ impl Kernel {
             );
         }
     }
+}
+
+/// A number for the modules that are loaded.
+fn loaded_modules() -> u64 {
+    kallsyms_list::modules(&std::fs::read("/proc/modules").unwrap_or_default())
 }
 
 /// What decides who sees kernel addresses (kernel/kallsyms.c, kallsyms_show_value).
@@ -250,6 +305,23 @@ mod tests {
         assert_eq!(names[0].as_ref().unwrap().module.as_deref(), Some("mod"));
         assert_eq!(names[1], None);
         assert_eq!(names[2].as_ref().unwrap().start, Some(0xffff_ffff_a000_0000));
+    }
+
+    #[test]
+    fn what_is_asked_for_all_the_time_is_read_a_few_times() {
+        let (mut kernel, file) = kernel(
+            "ffffffff81000000 T one\nffffffff81000100 T two\nffffffff81000200 T three\nffffffff81000300 T four\n",
+        );
+        for (number, name) in ["one", "two", "three"].into_iter().enumerate() {
+            let names = kernel.resolve(&[0xffff_ffff_8100_0000 + 0x100 * number as u64], true);
+            assert_eq!(&*names[0].as_ref().unwrap().function, name);
+        }
+        assert_eq!(kernel.readings, 3);
+        // the list is at hand by now
+        drop(file);
+        let names = kernel.resolve(&[0xffff_ffff_8100_0310, 0x10], true);
+        assert_eq!(&*names[0].as_ref().unwrap().function, "four");
+        assert_eq!(names[1], None);
     }
 
     #[test]

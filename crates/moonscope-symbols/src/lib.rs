@@ -26,6 +26,7 @@ mod elf_file;
 #[doc(hidden)]
 pub mod fuzzing;
 mod kallsyms;
+mod kallsyms_list;
 mod kernel;
 mod limits;
 mod metered;

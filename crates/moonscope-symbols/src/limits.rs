@@ -76,6 +76,9 @@ pub(crate) const CACHE_FILES: usize = 256;
 /// Kernel functions remembered between two readings of kallsyms, some 100 bytes each.
 pub(crate) const MAX_KERNEL_FUNCTIONS: usize = 1 << 14;
 
+/// Bytes of the whole list of kernel symbols that are kept; of 120,000 symbols it takes 6 MiB.
+pub(crate) const MAX_KERNEL_LIST: usize = 32 << 20;
+
 /// Kernel addresses remembered to be nothing, 24 bytes each.
 pub(crate) const MAX_KERNEL_UNKNOWN: usize = 1 << 14;
 
