@@ -13,6 +13,7 @@ mod format;
 mod frame;
 mod frame_parse;
 mod headline;
+mod heaviest;
 mod json;
 mod labels;
 pub mod limits;
@@ -51,5 +52,5 @@ pub use profile::{Profile, Sample, StackId, StackNode};
 /// The regular expressions of [`Filter`].
 pub use regex::Regex;
 pub use summary::{Summary, SummaryRow};
-pub use text::visible;
+pub use text::{Grouped, visible};
 pub use time::Utc;

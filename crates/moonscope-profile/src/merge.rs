@@ -26,6 +26,25 @@ impl Profile {
         self.merge_meta(other);
     }
 
+    /// Takes away what [`Profile::merge`] of the same profile added to the values. Its stacks stay, with values of 0; so do
+    /// accounting and circumstances.
+    pub fn subtract(&mut self, other: &Self) {
+        let places: Vec<usize> = other
+            .value_types()
+            .iter()
+            .map(|value| self.value_type(value.clone()))
+            .collect();
+        let mut copy = Copier::new(other);
+        let mut values = vec![0; self.value_types().len()];
+        for sample in other.samples() {
+            values.fill(0);
+            for (place, value) in places.iter().zip(sample.values) {
+                values[*place] = value.saturating_neg();
+            }
+            copy.sample(self, sample, &values);
+        }
+    }
+
     fn merge_meta(&mut self, other: &Self) {
         let (mine, others) = (&mut self.meta, &other.meta);
         let end =
@@ -51,7 +70,8 @@ impl Profile {
             (&mut mine.producer, &others.producer),
         ];
         for (mine, other) in fields {
-            let is_new = !mine.split(", ").any(|part| part == other);
+            // a part may have commas of its own
+            let is_new = !format!(", {mine}, ").contains(&format!(", {other}, "));
             match (mine.is_empty(), is_new && !other.is_empty()) {
                 (true, _) => mine.clone_from(other),
                 (false, true) => *mine = format!("{mine}, {other}"),
@@ -186,5 +206,34 @@ mod tests {
                 .collect::<Vec<_>>(),
             [[1, 2]]
         );
+    }
+
+    #[test]
+    fn what_was_added_can_be_taken_away() {
+        let mut all = example("samples", "/bin/a", 1);
+        all.merge(&example("faults", "/bin/a", 2));
+        all.subtract(&example("samples", "/bin/a", 1));
+        assert_eq!(
+            all.samples()
+                .map(|sample| sample.values.to_vec())
+                .collect::<Vec<_>>(),
+            [[0, 2]]
+        );
+    }
+
+    #[test]
+    fn circumstances_that_are_the_same_are_told_once() {
+        let mut all = Profile::new(Vec::new());
+        for target in [
+            "nginx (master 7, 3 processes)",
+            "nginx (master 7, 3 processes)",
+            "job",
+            "job",
+        ] {
+            let mut profile = example("samples", "/bin/a", 1);
+            profile.meta.target = target.to_owned();
+            all.merge(&profile);
+        }
+        assert_eq!(all.meta.target, "nginx (master 7, 3 processes), job");
     }
 }

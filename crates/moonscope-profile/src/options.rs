@@ -46,7 +46,7 @@ impl Grouping {
     }
 
     /// The word for it: see [`Grouping::by`].
-    pub(crate) fn word(&self) -> &str {
+    pub fn word(&self) -> &str {
         match self {
             Self::None => "none",
             Self::Label(key) if key == PLUGIN => "plugin",
@@ -71,7 +71,7 @@ impl Grouping {
     }
 
     /// What samples with these labels are summed up under.
-    pub(crate) fn value(&self, labels: &LabelSet) -> Option<String> {
+    pub fn value(&self, labels: &LabelSet) -> Option<String> {
         let Self::Label(key) = self else { return None };
         let value = labels.get(key)?;
         let comm = labels

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// A number with thousands separators: `1,980`.
-pub(crate) struct Grouped(pub u64);
+#[derive(Clone, Copy, Debug)]
+pub struct Grouped(pub u64);
 
 impl fmt::Display for Grouped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

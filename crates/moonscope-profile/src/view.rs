@@ -173,22 +173,33 @@ impl Names {
     }
 }
 
+impl Profile {
+    /// The text form of a frame with `(file:line)`, where that is known and not part of it anyway; not escaped.
+    pub fn text_with_line(&self, id: FrameId) -> String {
+        let frame = self.frame_of(id);
+        let mut text = self.text_of(id).to_string();
+        if !matches!(frame.kind, FrameKind::LuaInterpreted | FrameKind::LuaCompiled)
+            && let Some(file) = frame.file.as_deref()
+        {
+            // The annotation stays last, where readers of folded stacks look for it.
+            let annotation = frame.annotation();
+            text.truncate(text.len() - annotation.len());
+            let _ = match frame.shown_line() {
+                Some(line) => write!(text, " ({file}:{line}){annotation}"),
+                None => write!(text, " ({file}){annotation}"),
+            };
+        }
+        text
+    }
+}
+
 /// The text form, with `(file:line)` when asked for and not part of it anyway.
 pub(crate) fn frame_name(profile: &Profile, id: FrameId, lines: bool) -> Name {
     let frame = profile.frame_of(id);
-    let mut text = profile.text_of(id).to_string();
-    if lines
-        && !matches!(frame.kind, FrameKind::LuaInterpreted | FrameKind::LuaCompiled)
-        && let Some(file) = frame.file.as_deref()
-    {
-        // The annotation stays last, where readers of folded stacks look for it.
-        let annotation = frame.annotation();
-        text.truncate(text.len() - annotation.len());
-        let _ = match frame.shown_line() {
-            Some(line) => write!(text, " ({file}:{line}){annotation}"),
-            None => write!(text, " ({file}){annotation}"),
-        };
-    }
+    let text = match lines {
+        true => profile.text_with_line(id),
+        false => profile.text_of(id).to_string(),
+    };
     let kind = if frame.inlined && frame.kind == FrameKind::Native {
         NameKind::Inlined
     } else {
