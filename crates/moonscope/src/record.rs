@@ -1,22 +1,23 @@
 //! `moonscope record`: profiles a target and writes files.
 
-mod command;
+pub mod command;
 mod culprits;
-mod duration;
+pub mod duration;
 mod events;
 mod flight;
-mod interval;
-mod parts;
+pub mod interval;
+pub mod parts;
 mod pattern;
 mod progress;
-mod recorder;
-mod report;
+pub mod recorder;
+pub mod report;
 mod rescue;
 pub mod resolve;
-mod stop;
+pub mod stop;
 mod trigger;
 mod triggered;
-mod watch;
+pub mod watch;
+pub mod what;
 mod when;
 mod writer;
 
@@ -26,14 +27,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use moonscope_profile::{Format, Grouping, PluginPaths, WriteOptions};
-use moonscope_unwind::abi;
 
 use crate::exit::{Code, Failure};
 use crate::output::{Outputs, default_path};
-use crate::target::{Scope, TargetArgs};
+use crate::target::Scope;
 use command::Command;
 use recorder::Recorder;
 use stop::Stop;
+use what::WhatArgs;
 use when::{When, WhenArgs};
 
 const EXAMPLES: &str = "\
@@ -71,22 +72,7 @@ ended, 5 no samples, 6 partial: files were written, but more than 1 % of the sam
 #[command(after_help = EXAMPLES)]
 pub struct RecordArgs {
     #[command(flatten)]
-    target: TargetArgs,
-
-    /// What to measure; `moonscope list events` shows what there is
-    #[arg(short, long, value_name = "EVENT", default_value = "cpu")]
-    event: Vec<String>,
-
-    #[command(flatten)]
-    events: events::EventArgs,
-
-    /// The value that graphs and tables show, such as `cpu` or `offcpu` [default: the first that is not a count]
-    #[arg(long, value_name = "NAME", help_heading = "What graphs show")]
-    value: Option<String>,
-
-    /// Samples per second and CPU
-    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    frequency: u64,
+    what: WhatArgs,
 
     /// How long: 10, 10s, 500ms, 2m; without it until Ctrl-C or until the target ends
     #[arg(short, long, value_name = "TIME", value_parser = duration::parse)]
@@ -107,9 +93,6 @@ pub struct RecordArgs {
     #[arg(short, long)]
     force: bool,
 
-    #[command(flatten)]
-    stacks: StackArgs,
-
     /// What makes the outermost frame of graphs, and the table at the end: comm, pid, tid, thread,
     /// cgroup, lua-state, plugin, phase, a label of the event such as offcpu-reason, or none
     #[arg(
@@ -122,11 +105,6 @@ pub struct RecordArgs {
     )]
     by: String,
 
-    /// Folder with plugins besides apisix/plugins, as the gateway names its files: PATH/NAME.lua;
-    /// repeatable
-    #[arg(long, value_name = "PATH", help_heading = "What graphs show")]
-    plugin_path: Vec<String>,
-
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -137,7 +115,7 @@ pub struct RecordArgs {
 }
 
 /// What `--by` takes.
-fn labels() -> impl Iterator<Item = &'static str> {
+pub fn labels() -> impl Iterator<Item = &'static str> {
     let always = [
         "comm",
         "pid",
@@ -152,53 +130,9 @@ fn labels() -> impl Iterator<Item = &'static str> {
     always.into_iter().chain(moonscope_probe::collectors::labels())
 }
 
-/// What stacks hold.
-#[derive(Args)]
-#[command(next_help_heading = "Stacks")]
-struct StackArgs {
-    /// User frames at most
-    #[arg(long, value_name = "N", default_value_t = abi::MS_DEFAULT_DEPTH,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(abi::MS_MAX_DEPTH)))]
-    max_depth: u32,
-
-    /// Leave kernel frames out
-    #[arg(long)]
-    no_kernel: bool,
-
-    /// Leave children out that processes start later
-    #[arg(long)]
-    no_inherit: bool,
-
-    /// Show functions that the compiler inlined; needs debug information
-    #[arg(long)]
-    inline: bool,
-
-    /// Show source lines; needs debug information
-    #[arg(long)]
-    lines: bool,
-
-    /// Put above a coroutine of ngx_lua what resumed or spawned it (ngx.thread.spawn, coroutine.resume)
-    #[arg(long)]
-    coroutine_parents: bool,
-
-    /// Another directory with separate debug files; repeatable
-    #[arg(long, value_name = "DIR")]
-    debug_dir: Vec<PathBuf>,
-
-    /// Use this loop in the kernel, and no other
-    #[arg(long, value_name = "LOOP", hide = true)]
-    walk_loop: Option<LoopArg>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum LoopArg {
-    BpfLoop,
-    PlainLoop,
-}
-
 /// Runs the verb.
 pub fn run(args: RecordArgs) -> Result<Code, Failure> {
-    let when = args.when.resolve(args.duration, args.target.is_command())?;
+    let when = args.when.resolve(args.duration, args.what.target.is_command())?;
     check_stdout(&args.output, args.format)?;
     let mut paths = if args.output.is_empty() {
         vec![match when.writes_many() {
@@ -221,12 +155,12 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     let mut outputs = Outputs::check_as(&paths, args.format, args.force)?;
     outputs.options = WriteOptions {
         group: Grouping::by(&args.by),
-        plugins: PluginPaths::new(&args.plugin_path),
-        lines: args.stacks.lines,
-        value: args.value.clone(),
+        plugins: PluginPaths::new(&args.what.plugin_path),
+        lines: args.what.stacks.lines,
+        value: args.what.value.clone(),
         ..WriteOptions::default()
     };
-    let target = args.target.resolve()?;
+    let target = args.what.target.resolve()?;
     check_pid_namespace()?;
     let stop = Stop::on_signals()?;
     let command = match &target.scope {
@@ -236,7 +170,10 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     // not before the command was made, which shall have the limits of whoever typed it
     recorder::raise_file_limit();
     let mut recorder = Recorder {
-        args: &args,
+        what: &args.what,
+        quiet: args.quiet,
+        limit: args.duration,
+        measure_cost: args.measure_cost,
         target,
         outputs,
         stop,
@@ -268,7 +205,7 @@ fn check_stdout(outputs: &[PathBuf], format: Option<Format>) -> Result<(), Failu
 }
 
 /// The kernel side knows processes by the ids of the machine.
-fn check_pid_namespace() -> Result<(), Failure> {
+pub fn check_pid_namespace() -> Result<(), Failure> {
     if moonscope_process::process::in_initial_pid_namespace() {
         return Ok(());
     }

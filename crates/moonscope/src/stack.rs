@@ -10,10 +10,11 @@ use std::io::Write;
 use clap::builder::RangedU64ValueParser;
 use moonscope_probe::live::{LiveFiles, LiveProcess};
 use moonscope_process::{Pid, ProcessError, visible};
-use moonscope_symbols::{SymbolOptions, Symbolizer};
+use moonscope_symbols::SymbolOptions;
 use moonscope_unwind::abi;
 
 use crate::exit::{Code, Failure};
+use crate::record::resolve::Namer;
 use crate::target::{Scope, TargetArgs};
 use report::Report;
 
@@ -56,12 +57,12 @@ pub fn run(args: StackArgs) -> Result<Code, Failure> {
         return Err(failure.with_remedy("start it, then: moonscope stack -p PID"));
     }
     let mut files = LiveFiles::new()?;
-    let mut symbolizer = Symbolizer::new(SymbolOptions::default());
+    let mut namer = Namer::new(SymbolOptions::default());
     let pids = target.pids()?;
     let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for &pid in &pids {
         match LiveProcess::look_at(pid, &mut files, args.max_depth) {
-            Ok(live) => reports.push(Report::new(live, &mut symbolizer)),
+            Ok(live) => reports.push(Report::new(live, &mut namer)),
             // they come and go
             Err(err) if pids.len() > 1 && is_nobody(&err) => {}
             Err(err) => failed.push((pid, err)),

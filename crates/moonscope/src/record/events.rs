@@ -10,7 +10,7 @@ use moonscope_unwind::abi;
 use super::duration;
 
 /// What of an event is wanted.
-#[derive(Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "What events measure")]
 pub struct EventArgs {
     /// offcpu: leave out shorter intervals: 50us, 1ms

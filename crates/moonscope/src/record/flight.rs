@@ -74,7 +74,7 @@ struct Happened {
 
 /// Records until enough has happened.
 pub fn run(mut recorder: Recorder<'_>, triggered: Triggered, before: Duration) -> Result<Code, Failure> {
-    let args = recorder.args;
+    let (quiet, target) = (recorder.quiet, &recorder.what.target);
     // what cannot be waited for is told before anything is loaded
     drop(Triggers::arm(&triggered.specs, &recorder.target)?);
     let mut session = recorder.prepare()?;
@@ -91,12 +91,12 @@ pub fn run(mut recorder: Recorder<'_>, triggered: Triggered, before: Duration) -
         clock: Clock::new((before / PIECES).clamp(SHORTEST, LONGEST)),
         start: Instant::now(),
         triggers: Triggers::arm(&triggered.specs, &recorder.target)?,
-        members: Members::new(&args.target, &recorder.target)?,
+        members: Members::new(target, &recorder.target)?,
         happened: None,
         written: 0,
         triggered,
     };
-    flight.tell_what_is_waited_for(args.quiet);
+    flight.tell_what_is_waited_for(quiet);
     let ended_by = recorder.watch(&mut session, None, |session, progress| {
         flight.turn(session, progress)
     })?;

@@ -23,7 +23,7 @@ pub fn run(mut recorder: Recorder<'_>, intervals: Intervals) -> Result<Code, Fai
     let mut clock = Clock::new(intervals.length);
     let mut number = 0;
     let start = Instant::now();
-    let limit = recorder.args.duration;
+    let limit = recorder.limit;
     let ended_by = recorder.watch(&mut session, limit, |session, progress| {
         for line in writer.lines() {
             progress.say(&line);

@@ -39,8 +39,8 @@ impl Parts {
         Self {
             target: recorder.target.what.clone(),
             walk_loop: session.walk_loop(),
-            hz: recorder.args.frequency,
-            quiet: recorder.args.quiet,
+            hz: recorder.what.frequency,
+            quiet: recorder.quiet,
             offset: recorder.began.saturating_sub(Duration::from_nanos(began)),
             began,
             ended: began,

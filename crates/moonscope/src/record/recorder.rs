@@ -5,39 +5,55 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use moonscope_probe::{EventSpec, Options, ProbeError, Session, WalkLoop};
 use moonscope_profile::{Profile, Summary};
-use moonscope_symbols::{SymbolOptions, Symbolizer};
+use moonscope_symbols::SymbolOptions;
 
 use super::command::Command;
 use super::progress::Progress;
+use super::resolve::Namer;
 use super::stop::Stop;
 use super::watch::{EndedBy, Turn, Watch};
-use super::{LoopArg, RecordArgs, report, rescue, resolve};
+use super::what::{LoopArg, WhatArgs};
+use super::{report, rescue, resolve};
 use crate::exit::{Code, Failure};
 use crate::output::Outputs;
 use crate::target::{Scope, Target};
 
 /// A recording that was asked for.
 pub struct Recorder<'a> {
-    pub(super) args: &'a RecordArgs,
-    pub(super) target: Target,
-    pub(super) outputs: Outputs,
-    pub(super) stop: Stop,
-    pub(super) command: Option<Command>,
+    pub what: &'a WhatArgs,
+    /// Print nothing but errors.
+    pub quiet: bool,
+    /// How long at most.
+    pub limit: Option<Duration>,
+    /// Measure our own programs with the kernel's statistics.
+    pub measure_cost: bool,
+    pub target: Target,
+    pub outputs: Outputs,
+    pub stop: Stop,
+    pub command: Option<Command>,
     /// When it began, since 1970, and so that it can be measured.
-    pub(super) began: Duration,
-    pub(super) start: Instant,
+    pub began: Duration,
+    pub start: Instant,
 }
 
 impl Recorder<'_> {
     /// Everything but the start.
     pub fn prepare(&self) -> Result<Session, Failure> {
         let mut tell = |event: &'static str, line: &str| {
-            if !self.args.quiet {
+            if !self.quiet {
                 crate::exit::tell!("{event}: {line}");
             }
         };
-        let options = options(self.args, &self.target, self.command.as_ref());
-        Session::prepare_and_tell(&options, &mut tell).map_err(probe_failure)
+        self.prepare_and_tell(&mut tell)
+    }
+
+    /// The same; what is to be said of events goes to `tell`.
+    pub fn prepare_and_tell(&self, tell: &mut dyn FnMut(&'static str, &str)) -> Result<Session, Failure> {
+        let options = Options {
+            measure_cost: self.measure_cost,
+            ..options(self.what, &self.target, self.command.as_ref())
+        };
+        Session::prepare_and_tell(&options, tell).map_err(probe_failure)
     }
 
     /// Begins to measure, and lets the command go.
@@ -58,7 +74,7 @@ impl Recorder<'_> {
         limit: Option<Duration>,
         mut turn: impl FnMut(&mut Session, &Progress) -> Result<Turn, Failure>,
     ) -> Result<EndedBy, Failure> {
-        let progress = Progress::new(self.args.quiet, limit);
+        let progress = Progress::new(self.quiet, limit);
         let mut watch = Watch {
             target: &self.target,
             command: self.command.as_mut(),
@@ -71,9 +87,9 @@ impl Recorder<'_> {
     }
 
     /// What gives names.
-    pub fn symbolizer(&self) -> Symbolizer {
-        let stacks = &self.args.stacks;
-        Symbolizer::new(SymbolOptions {
+    pub fn namer(&self) -> Namer {
+        let stacks = &self.what.stacks;
+        Namer::new(SymbolOptions {
             inline: stacks.inline,
             lines: stacks.lines,
             debug_dirs: debug_dirs(&stacks.debug_dir),
@@ -86,23 +102,21 @@ impl Recorder<'_> {
         let mut session = self.prepare()?;
         let walk_loop = session.walk_loop();
         self.start(&mut session)?;
-        let ended_by = self.watch(&mut session, self.args.duration, |_, _| {
-            Ok(Turn::Within(Duration::MAX))
-        })?;
+        let ended_by = self.watch(&mut session, self.limit, |_, _| Ok(Turn::Within(Duration::MAX)))?;
         let recorded_for = self.start.elapsed();
         let (totals, recorded) = session.finish().map_err(probe_failure)?;
         let recording = report::Recording {
             target: self.target.what.clone(),
             walk_loop,
-            hz: self.args.frequency,
+            hz: self.what.frequency,
             began: self.began,
             recorded: recorded_for,
             ended_by,
             totals,
-            quiet: self.args.quiet,
+            quiet: self.quiet,
             notes,
         };
-        let profile: Profile = resolve::resolve(&recorded, &mut self.symbolizer(), &recording)
+        let profile: Profile = resolve::resolve(&recorded, &mut self.namer(), &recording)
             .with_lineage(&self.outputs.options.plugins);
         if profile.is_empty() {
             return Err(recording.no_samples());
@@ -135,7 +149,7 @@ pub fn raise_file_limit() {
     );
 }
 
-fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Options {
+fn options(args: &WhatArgs, target: &Target, command: Option<&Command>) -> Options {
     let scope = match &target.scope {
         Scope::All => moonscope_probe::Scope::All,
         Scope::Processes { pids, .. } => moonscope_probe::Scope::Processes(pids.clone()),
@@ -167,7 +181,7 @@ fn options(args: &RecordArgs, target: &Target, command: Option<&Command>) -> Opt
         follow_forks: !args.stacks.no_inherit,
         report_all_execs: has_rules,
         coroutine_parents: args.stacks.coroutine_parents,
-        measure_cost: args.measure_cost,
+        measure_cost: false,
         always_copy_stack: false,
         force_loop: args.stacks.walk_loop.map(|which| match which {
             LoopArg::BpfLoop => WalkLoop::BpfLoop,

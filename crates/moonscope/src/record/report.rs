@@ -34,7 +34,7 @@ pub struct Recording {
 }
 
 /// More than this part of the wanted ticks lost: the exit code says partial.
-pub(super) const TOLERATED_LOSS: f64 = 0.01;
+pub const TOLERATED_LOSS: f64 = 0.01;
 
 impl Recording {
     /// Nanoseconds between two ticks of a CPU.
@@ -48,7 +48,7 @@ impl Recording {
     }
 
     /// What was measured and how: `cpu at 99 Hz by cpu-clock`.
-    pub(super) fn events(&self) -> String {
+    pub fn events(&self) -> String {
         let events: Vec<String> = self.totals.events.iter().map(phrase).collect();
         events.join("; ")
     }
@@ -206,7 +206,7 @@ impl Recording {
     }
 
     /// Where and how stacks were walked.
-    pub(super) fn walked(&self) -> String {
+    pub fn walked(&self) -> String {
         let received = &self.totals.received;
         format!(
             "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {} unwind tables, {:.1} MiB",
@@ -219,14 +219,14 @@ impl Recording {
     }
 
     /// What events cost, if that was measured; and what became of each, if there are several.
-    pub(super) fn of_events(&self) -> Vec<String> {
+    pub fn of_events(&self) -> Vec<String> {
         let events = &self.totals.events;
         let became = events.iter().filter(|_| events.len() > 1).map(became);
         events.iter().filter_map(cost).chain(became).collect()
     }
 
     /// A line for each limit that was hit and each thing that could not be read.
-    pub(super) fn limits_hit(&self) -> Vec<String> {
+    pub fn limits_hit(&self) -> Vec<String> {
         let (tables, processes) = (&self.totals.tables, &self.totals.processes);
         [
             (

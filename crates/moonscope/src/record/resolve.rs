@@ -1,5 +1,6 @@
 //! Raw stacks to a profile: names for every frame, then samples.
 
+mod namer;
 mod unfinished;
 mod waker;
 
@@ -12,9 +13,9 @@ use moonscope_profile::{
     Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
 };
 use moonscope_symbols::{KernelSymbols, Symbol, Symbolizer};
-use moonscope_unwind::{RuleSet, Table};
 
 use super::report::Recording;
+pub use namer::Namer;
 use waker::Wakers;
 
 /// What a raw frame is called.
@@ -33,14 +34,14 @@ impl From<Vec<FrameId>> for Named {
 }
 
 /// The profile of a finished recording.
-pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Recording) -> Profile {
+pub fn resolve(recorded: &Recorded, namer: &mut Namer, recording: &Recording) -> Profile {
     let columns = recorded.measured().columns().iter();
     let mut profile = Profile::new(
         columns
             .map(|column| ValueType::new(column.kind, column.unit))
             .collect(),
     );
-    let stacks = name_stacks(recorded, symbolizer, &mut profile);
+    let stacks = name_stacks(recorded, namer, &mut profile);
     for (RawStackId(stack), thread, what, sum) in recorded.stacks.sums() {
         let stack = stacks[stack as usize];
         let name = text(&thread.comm);
@@ -68,7 +69,7 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         profile.add(stack, labels, &recorded.measured().row(what, sum));
     }
     for process in &recorded.unfinished {
-        unfinished::add(process, recorded, symbolizer, &mut profile);
+        unfinished::add(process, recorded, namer, &mut profile);
     }
     recording.describe(&mut profile);
     profile.meta.comments.extend(recorded.summaries());
@@ -77,7 +78,7 @@ pub fn resolve(recorded: &Recorded, symbolizer: &mut Symbolizer, recording: &Rec
         .clone()
         .any(|frame| matches!(frame, RawFrame::Kernel(_)))
     {
-        profile.meta.comments.extend(no_kernel_names(symbolizer));
+        profile.meta.comments.extend(no_kernel_names(&namer.symbolizer));
     }
     profile
 }
@@ -100,13 +101,9 @@ fn kernel_functions(profile: &Profile, stack: Option<StackId>) -> Vec<&str> {
 }
 
 /// Names all stacks: for each raw one its stack in the profile.
-pub fn name_stacks(
-    recorded: &Recorded,
-    symbolizer: &mut Symbolizer,
-    profile: &mut Profile,
-) -> Vec<Option<StackId>> {
-    let frames = name_frames(recorded, symbolizer, profile);
-    let has_kernel_names = matches!(symbolizer.kernel_status(), KernelSymbols::Available);
+pub fn name_stacks(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) -> Vec<Option<StackId>> {
+    let frames = name_frames(recorded, namer, profile);
+    let has_kernel_names = matches!(namer.symbolizer.kernel_status(), KernelSymbols::Available);
     place_stacks(recorded, &frames, Wakers::new(has_kernel_names), profile)
 }
 
@@ -143,7 +140,7 @@ fn place_stacks(
     stacks
 }
 
-fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut Profile) -> Vec<Named> {
+fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) -> Vec<Named> {
     let raw = recorded.stacks.frames();
     let mut named: Vec<Named> = vec![Named::default(); raw.len()];
     let mut kernel = Vec::new();
@@ -192,8 +189,8 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
             },
         }
     }
-    name_kernel(&kernel, symbolizer, profile, &mut named);
-    let has_names = matches!(symbolizer.kernel_status(), KernelSymbols::Available);
+    name_kernel(&kernel, &mut namer.symbolizer, profile, &mut named);
+    let has_names = matches!(namer.symbolizer.kernel_status(), KernelSymbols::Available);
     for (index, frame) in raw.iter().enumerate() {
         if matches!(frame, RawFrame::KernelTracing(_)) && has_names && is_tracing(profile, &named[index]) {
             named[index] = Named::default();
@@ -201,12 +198,12 @@ fn name_frames(recorded: &Recorded, symbolizer: &mut Symbolizer, profile: &mut P
     }
     for (id, places) in files {
         if let Some(file) = recorded.file(id) {
-            name_file((id, file), &places, symbolizer, profile, &mut named);
+            name_file((id, file), &places, namer, profile, &mut named);
         }
     }
     for (pid, places) in generated {
         let addrs: Vec<u64> = places.iter().map(|&(_, addr)| addr).collect();
-        let symbols = symbolizer.perf_map(pid, &addrs);
+        let symbols = namer.symbolizer.perf_map(pid, &addrs);
         for (&(index, _), symbol) in places.iter().zip(symbols) {
             let frame = match (symbol, raw[index].of_lua()) {
                 (Some(symbol), _) => native(&symbol, None),
@@ -283,7 +280,7 @@ fn no_kernel_names(symbolizer: &Symbolizer) -> Option<String> {
 fn name_file(
     (id, file): (ExecutableId, &Executable),
     places: &[(usize, u64)],
-    symbolizer: &mut Symbolizer,
+    namer: &mut Namer,
     profile: &mut Profile,
     named: &mut [Named],
 ) {
@@ -292,17 +289,11 @@ fn name_file(
         build_id: file.build_id().map(ToString::to_string),
     });
     let vaddrs: Vec<u64> = places.iter().map(|&(_, vaddr)| vaddr).collect();
-    let symbols = symbolizer.native(file, &vaddrs);
-    // only where names are missing: it reads the unwind information once more
-    let mut functions = None;
+    let symbols = namer.symbolizer.native(file, &vaddrs);
     for (&(index, vaddr), symbols) in places.iter().zip(symbols) {
         let mut starts_at = symbols.last().and_then(|symbol| symbol.start);
         let frames = if symbols.is_empty() {
-            let functions = functions.get_or_insert_with(|| unwind_functions(file));
-            let start = functions
-                .as_ref()
-                .and_then(|table| table.function_at(vaddr))
-                .map(|range| range.start);
+            let start = namer.function_start(file, vaddr);
             starts_at = start;
             let frame = Frame {
                 module: Some(module),
@@ -337,12 +328,6 @@ fn lua(function: &LuaFunction, line: u32, code: LuaCode) -> Frame {
         defined_at: known(function.line_defined),
         ..Frame::unknown(kind)
     }
-}
-
-/// Functions without a symbol are told apart by their unwind information.
-fn unwind_functions(file: &Executable) -> Option<Table> {
-    let data = file.data().ok()?;
-    Table::build(&data, &mut RuleSet::new()).ok().flatten()
 }
 
 fn native(symbol: &Symbol, module: Option<ModuleId>) -> Frame {

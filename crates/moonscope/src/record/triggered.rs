@@ -27,7 +27,7 @@ pub fn run(mut recorder: Recorder<'_>, triggered: Triggered) -> Result<Code, Fai
                 Err(nothing(&triggered))
             };
         };
-        if !recorder.args.quiet {
+        if !recorder.quiet {
             crate::exit::tell!("triggered by {what}");
         }
         if triggered.count > 1 {
@@ -35,7 +35,7 @@ pub fn run(mut recorder: Recorder<'_>, triggered: Triggered) -> Result<Code, Fai
             recorder.outputs = names.renamed(|path| pattern::fill(path, number, now));
         }
         // of a server that was restarted the processes are others now
-        recorder.target = recorder.args.target.resolve()?;
+        recorder.target = recorder.what.target.resolve()?;
         let code = recorder.record_once(vec![format!("triggered by {what}")])?;
         if code != Code::Done {
             worst = code;
@@ -57,10 +57,10 @@ fn nothing(triggered: &Triggered) -> Failure {
 /// What happened; `None`: somebody asked to end before anything did.
 fn wait(recorder: &Recorder<'_>, triggered: &Triggered) -> Result<Option<String>, Failure> {
     let mut triggers = Triggers::arm(&triggered.specs, &recorder.target)?;
-    let mut members = Members::new(&recorder.args.target, &recorder.target)?;
-    let progress = Progress::new(recorder.args.quiet, None);
+    let mut members = Members::new(&recorder.what.target, &recorder.target)?;
+    let progress = Progress::new(recorder.quiet, None);
     let names = triggered.names();
-    if !recorder.args.quiet {
+    if !recorder.quiet {
         progress.say(&format!("waiting for {names}"));
     }
     let mut looked = Instant::now();

@@ -9,12 +9,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use moonscope_profile::{Accounting, Profile, visible};
-use moonscope_symbols::Symbolizer;
 
 use super::parts::Part;
 use super::pattern::{self, Keep};
 use super::recorder::Recorder;
 use super::report::{Recording, TOLERATED_LOSS};
+use super::resolve::Namer;
 use super::{rescue, resolve};
 use crate::exit::{Code, Failure};
 use crate::output::Outputs;
@@ -80,14 +80,14 @@ impl Writer {
         let done = Arc::clone(&waiting);
         let mut desk = Desk {
             outputs: recorder.outputs.clone(),
-            symbolizer: recorder.symbolizer(),
+            namer: recorder.namer(),
             keep: match files {
                 Files::Many { keep } => Some(Keep::new(keep)),
                 Files::One => None,
             },
             outcome: Outcome::default(),
         };
-        let quiet = recorder.args.quiet;
+        let quiet = recorder.quiet;
         let thread = thread::Builder::new().name("writer".into()).spawn(move || {
             for job in incoming {
                 for line in desk.write(job, quiet) {
@@ -146,7 +146,7 @@ impl Writer {
 /// What the thread works with.
 struct Desk {
     outputs: Outputs,
-    symbolizer: Symbolizer,
+    namer: Namer,
     /// `None`: names are taken as they are.
     keep: Option<Keep>,
     outcome: Outcome,
@@ -161,7 +161,7 @@ impl Desk {
         };
         let mut all: Option<Profile> = None;
         for part in parts {
-            let profile = resolve::resolve(&part.recorded, &mut self.symbolizer, &part.recording);
+            let profile = resolve::resolve(&part.recorded, &mut self.namer, &part.recording);
             match &mut all {
                 Some(all) => all.merge(&profile),
                 none => *none = Some(profile),

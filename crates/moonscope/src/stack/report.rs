@@ -6,9 +6,8 @@ use moonscope_luajit::coroutines::CoroutineStatus;
 use moonscope_probe::live::{LiveCoroutine, LiveProcess, LiveStack};
 use moonscope_process::Pid;
 use moonscope_profile::{Frame, FrameKind, FrameText, Profile, StackId};
-use moonscope_symbols::Symbolizer;
 
-use crate::record::resolve;
+use crate::record::resolve::{self, Namer};
 
 /// A process, and the names of its stacks.
 pub struct Report {
@@ -37,9 +36,9 @@ pub struct Group<'a> {
 
 impl Report {
     /// Names everything.
-    pub fn new(live: LiveProcess, symbolizer: &mut Symbolizer) -> Self {
+    pub fn new(live: LiveProcess, namer: &mut Namer) -> Self {
         let mut profile = Profile::new(Vec::new());
-        let stacks = resolve::name_stacks(&live.recorded, symbolizer, &mut profile);
+        let stacks = resolve::name_stacks(&live.recorded, namer, &mut profile);
         Self {
             live,
             profile,

@@ -2,18 +2,12 @@
 
 use moonscope_probe::{ProcessId, RawStackId, Recorded, UnfinishedProcess};
 use moonscope_profile::{LabelValue, Profile};
-use moonscope_symbols::Symbolizer;
 
-use super::{name_stacks, place};
+use super::{Namer, name_stacks, place};
 
 /// Adds what lasts in the threads of a process.
-pub fn add(
-    process: &UnfinishedProcess,
-    recorded: &Recorded,
-    symbolizer: &mut Symbolizer,
-    profile: &mut Profile,
-) {
-    let stacks = name_stacks(&process.live.recorded, symbolizer, profile);
+pub fn add(process: &UnfinishedProcess, recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) {
+    let stacks = name_stacks(&process.live.recorded, namer, profile);
     for &(thread, what, ref sum) in &process.threads {
         let thread = &process.live.threads[thread];
         let mut labels = vec![

@@ -1,0 +1,84 @@
+//! What is measured, of whom, and how: the options that `record` and `top` have in common.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use moonscope_unwind::abi;
+
+use super::events::EventArgs;
+use crate::target::TargetArgs;
+
+/// What is measured, of whom, and how.
+#[derive(Clone, Args)]
+pub struct WhatArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// What to measure; `moonscope list events` shows what there is
+    #[arg(short, long, value_name = "EVENT", default_value = "cpu")]
+    pub event: Vec<String>,
+
+    #[command(flatten)]
+    pub events: EventArgs,
+
+    /// The value that graphs and tables show, such as `cpu` or `offcpu` [default: the first that is not a count]
+    #[arg(long, value_name = "NAME", help_heading = "What graphs show")]
+    pub value: Option<String>,
+
+    /// Samples per second and CPU
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub frequency: u64,
+
+    #[command(flatten)]
+    pub stacks: StackArgs,
+
+    /// Folder with plugins besides apisix/plugins, as the gateway names its files: PATH/NAME.lua;
+    /// repeatable
+    #[arg(long, value_name = "PATH", help_heading = "What graphs show")]
+    pub plugin_path: Vec<String>,
+}
+
+/// What stacks hold.
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Stacks")]
+pub struct StackArgs {
+    /// User frames at most
+    #[arg(long, value_name = "N", default_value_t = abi::MS_DEFAULT_DEPTH,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(abi::MS_MAX_DEPTH)))]
+    pub max_depth: u32,
+
+    /// Leave kernel frames out
+    #[arg(long)]
+    pub no_kernel: bool,
+
+    /// Leave children out that processes start later
+    #[arg(long)]
+    pub no_inherit: bool,
+
+    /// Show functions that the compiler inlined; needs debug information
+    #[arg(long)]
+    pub inline: bool,
+
+    /// Show source lines; needs debug information
+    #[arg(long)]
+    pub lines: bool,
+
+    /// Put above a coroutine of ngx_lua what resumed or spawned it (ngx.thread.spawn, coroutine.resume)
+    #[arg(long)]
+    pub coroutine_parents: bool,
+
+    /// Another directory with separate debug files; repeatable
+    #[arg(long, value_name = "DIR")]
+    pub debug_dir: Vec<PathBuf>,
+
+    /// Use this loop in the kernel, and no other
+    #[arg(long, value_name = "LOOP", hide = true)]
+    pub walk_loop: Option<LoopArg>,
+}
+
+/// Which loop walks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LoopArg {
+    BpfLoop,
+    PlainLoop,
+}
