@@ -11,6 +11,7 @@ mod record;
 mod stack;
 mod stack_analyzer;
 mod target;
+mod top;
 
 use clap::{Parser, Subcommand};
 use exit::Failure;
@@ -31,6 +32,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Record(Box<record::RecordArgs>),
+    Top(Box<top::TopArgs>),
     Stack(stack::StackArgs),
     Diff(diff::DiffArgs),
     Convert(convert::ConvertArgs),
@@ -49,6 +51,7 @@ fn main() -> std::process::ExitCode {
     };
     let outcome = match cli.verb {
         Verb::Record(args) => record::run(*args),
+        Verb::Top(args) => top::run(*args),
         Verb::Stack(args) => stack::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Convert(args) => convert::run(args),

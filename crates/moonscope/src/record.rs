@@ -164,7 +164,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     check_pid_namespace()?;
     let stop = Stop::on_signals()?;
     let command = match &target.scope {
-        Scope::Command { program, argv } => Some(Command::start(program, argv)?),
+        Scope::Command { program, argv } => Some(Command::start(program, argv, command::Files::Ours)?),
         _ => None,
     };
     // not before the command was made, which shall have the limits of whoever typed it

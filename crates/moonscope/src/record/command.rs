@@ -12,6 +12,15 @@ use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::exit::{Code, Failure};
 
+/// What a command reads from and writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// What we do.
+    Ours,
+    /// Nothing where ours is a terminal, which something else is drawn on.
+    NoTerminal,
+}
+
 /// A child process that has not yet become the command, or has.
 pub struct Command {
     pid: rustix::process::Pid,
@@ -27,7 +36,7 @@ impl Command {
     /// Makes the child process, which waits.
     ///
     /// Must run before any other thread is started: only then may the child allocate.
-    pub fn start(program: &Path, argv: &[OsString]) -> Result<Self, Failure> {
+    pub fn start(program: &Path, argv: &[OsString], files: Files) -> Result<Self, Failure> {
         let cannot = |err: io::Error| {
             Failure::new(
                 Code::Failed,
@@ -50,6 +59,9 @@ impl Command {
             -1 => Err(cannot(io::Error::last_os_error())),
             0 => {
                 drop((go, failure));
+                if files == Files::NoTerminal {
+                    leave_terminal();
+                }
                 // SAFETY: the arguments are NUL-terminated and live; `become_command` does not return.
                 unsafe { become_command(&path, &pointers, &wait, &report) }
             }
@@ -76,6 +88,14 @@ impl Command {
     /// Its process id.
     pub fn pid(&self) -> Pid {
         self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        // until it was waited for, nothing else has its number
+        if self.status.is_none() {
+            let _ = rustix::process::kill_process(self.pid, rustix::process::Signal::INT);
+        }
     }
 
     /// Lets it become the command.
@@ -110,6 +130,22 @@ impl Command {
                 (None, None) => format!("{} ended", self.name),
             },
         ))
+    }
+}
+
+/// Puts the null device in the place of each standard file that is a terminal. That it is not there leaves all as it is.
+fn leave_terminal() {
+    for fd in 0..=2 {
+        // SAFETY: these take numbers and a string that lives.
+        unsafe {
+            if libc::isatty(fd) == 1 {
+                let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+                if null >= 0 {
+                    libc::dup2(null, fd);
+                    libc::close(null);
+                }
+            }
+        }
     }
 }
 

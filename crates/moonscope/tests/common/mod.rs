@@ -16,6 +16,7 @@ pub mod program;
 pub mod recording;
 pub mod server;
 pub mod stack;
+pub mod tmux;
 
 pub use here::{repository, root, skip, tool, wait_until};
 pub use profile::{Frame, Profile, Sample};
