@@ -140,12 +140,12 @@ pub fn run(args: TopArgs) -> Result<Code, Failure> {
     drop(hold);
     let seen = seen?;
     for path in &seen.written {
-        eprintln!("wrote {}", visible(&path.to_string_lossy()));
+        crate::exit::tell!("wrote {}", visible(&path.to_string_lossy()));
     }
     if let Some(profile) = &seen.profile {
         let seconds = collected::length(profile).as_secs_f64();
-        eprintln!("watched {} for {seconds:.1} s", profile.meta.target);
-        eprintln!("{}", profile.accounting);
+        crate::exit::tell!("watched {} for {seconds:.1} s", profile.meta.target);
+        crate::exit::tell!("{}", profile.accounting);
     }
     Ok(Code::Done)
 }
