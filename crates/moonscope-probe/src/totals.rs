@@ -98,6 +98,7 @@ impl std::ops::SubAssign for Ticks {
         self.lost_cpu -= other.lost_cpu;
         self.lost_busy -= other.lost_busy;
         self.lost_map -= other.lost_map;
+        self.lost_end -= other.lost_end;
     }
 }
 
@@ -162,5 +163,31 @@ impl Totals {
         self.processes = processes;
         self.mapping_records_lost = mapping_records_lost;
         self.lua = lua;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_before_is_taken_off_in_each_place() {
+        let before = Ticks {
+            fired: 11,
+            idle: 1,
+            filtered: 2,
+            unwanted: 3,
+            sent: 4,
+            summed: 5,
+            lost_ring: 6,
+            lost_cpu: 7,
+            lost_busy: 8,
+            lost_map: 9,
+            lost_end: 10,
+        };
+        let mut now = before;
+        now += before;
+        now -= before;
+        assert_eq!(now, before);
     }
 }
