@@ -54,6 +54,7 @@ enum {
 	/* MAX_URETPROBE_DEPTH, include/linux/uprobes.h */
 	UPROBE_RETURNS = 64,
 	BREAKPOINT = 0xcc,
+	LONGEST_INSTRUCTION = 15,
 	/*
 	 * The trampoline of x86 since 6.11 (uretprobe_trampoline_entry, arch/x86/kernel/uprobes.c) pushes
 	 * rax, rcx and r11, makes a system call, and pops the last two; in place of rax is the true return
@@ -213,10 +214,12 @@ __noinline int true_leaf_of_scratch(__u32 index)
 	utask = uprobe_task(seen);
 	if (!utask || bpf_core_read(&seen[SEEN_WORD], 8, &((struct uprobe_task *)utask)->active_uprobe))
 		return -1;
-	if (!seen[SEEN_WORD])
+	if (bpf_core_read(&seen[SEEN_PLACE], 8, &((struct uprobe_task *)utask)->xol_vaddr))
+		return -1;
+	/* the kernel sets it when the thread is at the copy already (pre_ssout) */
+	if (!seen[SEEN_WORD] && w->reg[MS_REG_RIP] - seen[SEEN_PLACE] > LONGEST_INSTRUCTION)
 		return leave_trampoline(w, offset, utask);
-	if (bpf_core_read(&seen[SEEN_PLACE], 8, &((struct uprobe_task *)utask)->xol_vaddr) ||
-	    bpf_core_read(&seen[SEEN_WORD], 8, &((struct uprobe_task *)utask)->vaddr))
+	if (bpf_core_read(&seen[SEEN_WORD], 8, &((struct uprobe_task *)utask)->vaddr))
 		return -1;
 	w->reg[MS_REG_RIP] += seen[SEEN_WORD] - seen[SEEN_PLACE];
 	return 0;
