@@ -547,6 +547,81 @@ enum {
 	MS_READAHEAD_WAITING,	/* in the page cache when measuring ended, and not used */
 };
 
+/*
+ * What a function that allocates is called with. The cookie of a probe at its beginning: this,
+ * and shifted how many words lie between the stack pointer and the return address there.
+ */
+enum ms_alloc_call {
+	MS_ALLOC_SIZE,		/* malloc(size) */
+	MS_ALLOC_PRODUCT,	/* calloc(number, size) */
+	MS_ALLOC_SECOND,	/* aligned_alloc(alignment, size) */
+	MS_ALLOC_OUT,		/* posix_memalign(&address, alignment, size) */
+	MS_ALLOC_RESIZE,	/* realloc(old, size) */
+	MS_ALLOC_RESIZE_PRODUCT, /* reallocarray(old, number, size) */
+	MS_ALLOC_CALL_MASK = 15,
+	MS_ALLOC_WORDS_SHIFT = 4,
+};
+
+/* Where its result is when it is left. The cookie of a probe there. */
+enum ms_alloc_exit {
+	MS_ALLOC_RETURNS,	/* where functions return theirs */
+	MS_ALLOC_FIRST,		/* it jumps to memset and the like, which return their first argument */
+	MS_ALLOC_NOTHING,	/* it jumps to free */
+	MS_ALLOC_UNKNOWN,	/* it jumps elsewhere */
+};
+
+/*
+ * Places of the values of `alloc`: bytes, and objects in units of 1 / 2^MS_ALLOC_OBJECT_SHIFT, each with the
+ * weight that the chance to be taken gives it.
+ */
+enum {
+	MS_ALLOC_OBJECTS,
+	MS_ALLOC_BYTES,
+	MS_ALLOC_FREED_OBJECTS,
+	MS_ALLOC_FREED_BYTES,
+	MS_ALLOC_OBJECT_SHIFT = 16,
+};
+
+/* Tag of `alloc`. */
+enum {
+	MS_ALLOC_CHANGES,	/* what came and went */
+	MS_ALLOC_IN_USE,	/* what is there when an interval ends: the first two of the values */
+};
+
+/*
+ * x / (1 - exp(-x)) in units of 1 / 2^MS_ALLOC_WEIGHT_SHIFT, for x in steps of 1 / MS_ALLOC_STEP:
+ * what an allocation of x periods that was taken stands for, in periods. Beyond the end it is x.
+ */
+enum {
+	MS_ALLOC_STEP = 128,
+	MS_ALLOC_STEPS = 4096,
+	MS_ALLOC_WEIGHT_SHIFT = 24,
+	MS_ALLOC_MOST_PERIOD = 1 << 30,
+};
+
+/* An address space, and an address in it. Processes that share the one share the other (vfork). */
+struct ms_alloc_address {
+	__u64 mm;
+	__u64 address;
+};
+
+/* What is known of a block that was taken. */
+struct ms_alloc_block {
+	struct ms_stack_id stack;
+	__u64 objects;
+	__u64 bytes;
+	__u64 pid;		/* of the process that allocated it */
+};
+
+/* What the probes of `alloc` did on one CPU. */
+struct ms_alloc_work {
+	__u64 hits;		/* of probes */
+	__u64 calls;		/* of functions that allocate or free */
+	__u64 frees;		/* of these, those that free */
+	__u64 unfollowed;	/* allocations that were taken, and when they are freed is not seen */
+	__u64 abandoned;	/* calls that were left in a way that no probe sees */
+};
+
 /* ---- samples and events ----------------------------------------------- */
 
 enum {
@@ -617,6 +692,7 @@ enum {
 	MS_SAMPLE_STACK = 1 << 1,	/* registers and a copy of the stack follow the frames */
 	MS_SAMPLE_COROUTINE = 1 << 4,	/* what is outside of the coroutine that C resumed is left out */
 	MS_SAMPLE_TRACEPOINT = 1 << 3,	/* taken in a tracepoint, whose own frames are at the leaf */
+	MS_SAMPLE_CALLED = 1 << 5,	/* taken where a function was called: its return address is `called` words up */
 	MS_SAMPLE_MAPS_CHANGED = 1 << 2, /* mm->exec_vm is not what it was when the maps were read */
 };
 
@@ -647,7 +723,7 @@ struct ms_sample {
 	struct ms_stack_id stack; /* not 0: its values come later, under this id */
 	struct ms_sum sum;	/* else they are here */
 	__u32 tag;		/* what the event says of it besides values */
-	__u32 unused;
+	__u32 called;		/* MS_SAMPLE_CALLED: words between the stack pointer and the return address */
 };
 
 /* Is there a Lua VM on the stack of a sample? */

@@ -15,6 +15,7 @@
 #ifndef MOONSCOPE_LUA_WAIT_H
 #define MOONSCOPE_LUA_WAIT_H
 
+#include "probe_scratch.h"
 #include "scope.h"
 #include "stack.h"
 
@@ -110,11 +111,9 @@ static __always_inline int on_yield(struct pt_regs *ctx, __u64 l, enum walk_loop
 		count_wait(MS_COUNT_UNWANTED);
 		return 0;
 	}
-	s = take_scratch(lua_wait_event, SCRATCH_PROBE);
-	if (!s) {
-		count(lua_wait_event, MS_COUNT_FIRED);
+	s = take_probe_scratch(lua_wait_event);
+	if (!s)
 		return 0;
-	}
 	s->regs = *ctx;
 	fill_sample(s, ctx, MS_SAMPLE_USER_MODE | MS_SAMPLE_COROUTINE, loop);
 	if (ship_stack_once(s)) {

@@ -123,15 +123,14 @@ const volatile __u64 ms_hash_seed[2] = { 1, 2 };
 /* ---- where a stack is taken ------------------------------------------- */
 
 /*
- * A tick may interrupt the program of a tracepoint, and that the one of a uprobe, so each
- * has a place of its own.
+ * A tick may interrupt the program of a tracepoint, so each has a place of its own; those of
+ * uprobes have several (probe_scratch.h).
  * Not a per-CPU map: its elements may not exceed 32 KiB.
  */
 enum scratch_level {
 	SCRATCH_TICK,
 	SCRATCH_TASK,
 	SCRATCH_WAKER,	/* sched_waking, which may interrupt both */
-	SCRATCH_PROBE,		/* in a task, which may leave its CPU meanwhile: in a uprobe */
 	SCRATCH_LEVELS,
 };
 
@@ -215,9 +214,10 @@ static __always_inline struct scratch *take_scratch(__u32 event, enum scratch_le
 	return s;
 }
 
+/* Not by writing 0: somebody may be about to see that it is taken (probe_scratch.h). */
 static __always_inline void give_back(struct scratch *s)
 {
-	s->busy = 0;
+	__sync_fetch_and_add(&s->busy, -1);
 }
 
 #endif /* MOONSCOPE_MAPS_H */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /* One BPF object: one walker, one set of maps, one file per collector. */
 #include "lifecycle.bpf.h"
+#include "alloc.bpf.h"
 #include "block.bpf.h"
 #include "counter.bpf.h"
 #include "cpu.bpf.h"

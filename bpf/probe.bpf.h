@@ -14,6 +14,7 @@
 #ifndef MOONSCOPE_PROBE_H
 #define MOONSCOPE_PROBE_H
 
+#include "probe_scratch.h"
 #include "scope.h"
 #include "stack.h"
 
@@ -28,11 +29,6 @@ __u32 probe_is_on SEC(".bss.probe");
 enum {
 	/* of one thread; of uretprobes the kernel has no more either (MAX_URETPROBE_DEPTH) */
 	PROBE_DEPTH = 64,
-	/*
-	 * Programs of uprobes may be preempted (bpf_prog_run_array_uprobe), and another thread's runs on the same CPU
-	 * then: each takes the first scratch that is free.
-	 */
-	PROBE_SCRATCHES = 4,
 };
 
 /* A call that has not returned. */
@@ -66,12 +62,9 @@ struct bpf_raw_tp_link___probe {
 
 /* ---- what all share --------------------------------------------------- */
 
-/* Unlike count(): this program may be preempted. */
 static __always_inline void probe_count(enum ms_count what)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-
-	__sync_fetch_and_add(&ms_counters[cpu & ms_cpus_mask].count[probe_event & (MS_MAX_EVENTS - 1)][what], 1);
+	count(probe_event, what);
 }
 
 static __always_inline __u64 cookie_of_probe(void *ctx)
@@ -100,33 +93,6 @@ static __always_inline bool probe_is_wanted(__u64 pid_tgid)
 	probe_count(MS_COUNT_FIRED);
 	probe_count(pid_tgid ? MS_COUNT_FILTERED : MS_COUNT_IDLE);
 	return false;
-}
-
-/* NULL is counted. */
-static __always_inline struct scratch *take_probe_scratch(void)
-{
-	__u32 first = (ms_cpus_mask + 1) * SCRATCH_LEVELS + bpf_get_smp_processor_id() * PROBE_SCRATCHES;
-	struct scratch *s;
-
-	for (__u32 i = 0; i < PROBE_SCRATCHES; i++) {
-		__u32 index = first + i;
-
-		s = bpf_map_lookup_elem(&scratches, &index);
-		if (!s) {
-			probe_count(MS_COUNT_FIRED);
-			probe_count(MS_COUNT_LOST_CPU);
-			return NULL;
-		}
-		if (s->busy)
-			continue;
-		s->busy = 1;
-		s->index = index;
-		s->sample.event = probe_event;
-		return s;
-	}
-	probe_count(MS_COUNT_FIRED);
-	probe_count(MS_COUNT_LOST_BUSY);
-	return NULL;
 }
 
 /*
@@ -257,7 +223,7 @@ __noinline __u32 probe_before_stack(__u64 cookie, __u64 place)
 
 	if (!probe_is_wanted(pid_tgid))
 		return 0;
-	s = take_probe_scratch();
+	s = take_probe_scratch(probe_event);
 	if (!s)
 		return 0;
 	if (!(cookie & MS_PROBE_TIMED))
@@ -331,6 +297,7 @@ static __always_inline int on_probe_call(struct pt_regs *ctx, enum walk_loop loo
 	if (!s)
 		return 0;
 	if (is_user_mode(ctx)) {
+		note_hit(ctx);
 		bpf_probe_read_kernel(&s->regs, sizeof(s->regs), ctx);
 		flags = MS_SAMPLE_USER_MODE;
 	}

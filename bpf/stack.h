@@ -99,6 +99,21 @@ static __always_inline void walk_user(struct scratch *s, struct task_struct *tas
 		walk_with_plain_loop(s->index);
 }
 
+/* The function that was called just now is a frame, and the walk goes on at its caller: that needs no rule. */
+static __always_inline int return_from_call(struct scratch *s)
+{
+	struct walk *w = &s->walk;
+	__u64 at = w->reg[MS_REG_RSP] + 8 * (__u64)s->sample.called;
+
+	if (ms_emit_native(w))
+		return 1;
+	if (ms_read_user(w, &w->reg[MS_REG_RIP], 8, at))
+		return ms_stop(w, MS_END_UNREADABLE);
+	w->reg[MS_REG_RSP] = at + 8;
+	w->exact = 0;
+	return 0;
+}
+
 static __always_inline void take_user_stack(struct scratch *s, struct task_struct *task,
 					    enum walk_loop loop)
 {
@@ -120,9 +135,11 @@ static __always_inline void take_user_stack(struct scratch *s, struct task_struc
 		s->walk.end = MS_END_COMPAT;
 		return;
 	}
-	if (!(s->sample.flags & MS_SAMPLE_USER_MODE) && is_behind_breakpoint(s))
-		s->regs.ip--;
+	if (!(s->sample.flags & MS_SAMPLE_USER_MODE))
+		leave_breakpoint(s);
 	walk_from_regs(&s->walk, &s->regs);
+	if (s->sample.flags & MS_SAMPLE_CALLED && return_from_call(s))
+		return;
 	walk_user(s, task, s->sample.pid, loop);
 }
 
@@ -192,6 +209,15 @@ static __always_inline void take_stack_at(struct scratch *s, void *ctx, const st
 		s->regs = *regs;
 	}
 	fill_sample(s, ctx, flags, loop);
+}
+
+/* Of a task that has just called a function, with `words` on top of its return address. */
+static __always_inline void take_stack_of_call(struct scratch *s, struct pt_regs *ctx, __u32 words,
+					       enum walk_loop loop)
+{
+	s->sample.called = words;
+	bpf_probe_read_kernel(&s->regs, sizeof(s->regs), ctx);
+	fill_sample(s, ctx, MS_SAMPLE_USER_MODE | MS_SAMPLE_CALLED, loop);
 }
 
 /* Of a task in the kernel, from a tracepoint in its context. */

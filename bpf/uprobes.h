@@ -232,24 +232,69 @@ static __always_inline int ms_true_leaf(struct walk *w)
 }
 
 /*
+ * The last breakpoint of ours that a thread came by where a function begins, and its stack pointer then; by thread id.
+ * Nothing else tells whether the kernel has done the push already that a function often begins with: the instruction
+ * pointer is behind it before and after, and the stack pointer may be either.
+ */
+struct probe_hit {
+	__u64 tid;
+	__u64 ip;
+	__u64 sp;
+};
+
+enum { MS_PROBE_HITS = 1 << 12 };
+struct probe_hit ms_probe_hits[MS_PROBE_HITS] SEC(".bss.uprobe");
+
+static __always_inline struct probe_hit *hit_of_this_thread(void)
+{
+	return &ms_probe_hits[bpf_get_current_pid_tgid() & (MS_PROBE_HITS - 1)];
+}
+
+/* To be called by the program of a uprobe that may be at a push. */
+static __always_inline void note_hit(struct pt_regs *ctx)
+{
+	struct probe_hit *hit = hit_of_this_thread();
+
+	hit->tid = (__u32)bpf_get_current_pid_tgid();
+	hit->ip = ctx->ip;
+	hit->sp = ctx->sp;
+}
+
+/*
+ * Has the kernel moved the stack pointer for a push at `ip`? An older hit at the same place does no harm: functions are
+ * called with stack pointers that differ by multiples of 16 (psABI 3.2.2).
+ */
+static __always_inline bool has_pushed(__u64 ip, __u64 sp)
+{
+	struct probe_hit *hit = hit_of_this_thread();
+
+	return hit->tid == (__u32)bpf_get_current_pid_tgid() && hit->ip == ip && hit->sp == sp + 8;
+}
+
+/*
  * A thread that the kernel was told of by a breakpoint, and has not yet looked what it is for: it stands behind the
  * breakpoint, whose instruction it has not run. Interrupts that waited, and a preemption, come right then
- * (exit_to_user_mode_loop).
+ * (exit_to_user_mode_loop). Makes its registers those at the instruction.
  */
-static __always_inline bool is_behind_breakpoint(struct scratch *s)
+static __always_inline void leave_breakpoint(struct scratch *s)
 {
 	__u64 *seen = s->walk.window;
 
 	/* in no system call; a breakpoint is no interrupt either, but that is not told */
 	if ((long)s->regs.orig_ax >= 0)
-		return false;
+		return;
 	seen[SEEN_WORD] = 0;
 	if (bpf_probe_read_user(&seen[SEEN_WORD], 2, (void *)(s->regs.ip - 1)))
-		return false;
-	/* at a breakpoint it was set back already, and what is before is something else */
-	if ((seen[SEEN_WORD] & 0xff) != BREAKPOINT || (seen[SEEN_WORD] >> 8 & 0xff) == BREAKPOINT)
-		return false;
-	return uprobe_task(seen) != 0;
+		return;
+	if ((seen[SEEN_WORD] >> 8 & 0xff) == BREAKPOINT) {
+		/* set back to it; of a push the stack pointer is moved first (push_emulate_op, arch/x86/kernel/uprobes.c) */
+		if (has_pushed(s->regs.ip, s->regs.sp))
+			s->regs.sp += 8;
+		return;
+	}
+	if ((seen[SEEN_WORD] & 0xff) == BREAKPOINT && uprobe_task(seen) &&
+	    !has_pushed(s->regs.ip - 1, s->regs.sp))
+		s->regs.ip--;
 }
 
 /*

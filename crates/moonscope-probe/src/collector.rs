@@ -145,14 +145,27 @@ pub trait Collector: Send + Sync {
         limits: &Limits,
     ) -> Result<(), libbpf_rs::Error>;
 
+    /// Looks at the target for a moment, with its programs, to tell what measuring will cost: lines for whoever asked. What
+    /// it attaches is gone when this returns.
+    fn try_out(&mut self, _programs: &mut Programs<'_>) -> Result<Vec<String>, ProbeError> {
+        Ok(Vec::new())
+    }
+
     /// Attaches the programs: the best way that this kernel takes.
     fn attach(&mut self, programs: &mut Programs<'_>) -> Result<(), ProbeError>;
 
     /// A process is wanted that was not there when the programs were attached.
     fn process_came(&mut self, _pid: Pid, _programs: &mut Programs<'_>) {}
 
+    /// A process maps other code than when it came, as far as that was noticed: it executed another program, or loaded a
+    /// library. It may be told of one that has changed nothing.
+    fn process_changed(&mut self, _pid: Pid, _programs: &mut Programs<'_>) {}
+
     /// A process ended.
     fn process_went(&mut self, _pid: Pid) {}
+
+    /// Looks after what is attached: called many times a second while it measures.
+    fn tend(&mut self, _programs: &mut Programs<'_>) {}
 
     /// Attaches what belongs to files with LuaJIT: those that are known when it is attached, and whenever there are more.
     /// It is called with all of them each time.
@@ -187,6 +200,21 @@ pub trait Collector: Send + Sync {
     /// What had begun when measuring ended, where its stack was taken then: sums of this event.
     fn lasting(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<(abi::ms_sum_key, abi::ms_sum)> {
         Vec::new()
+    }
+
+    /// Is told of what the kernel side summed up for all events, each sum once and in their order.
+    fn summed(&mut self, _sums: &[Leftover]) {}
+
+    /// How it stands when an interval ends, all sums of which were told: sums of this event that are added to it, of stacks
+    /// that were shipped. They say how much there is and not what happened, so their count is 0.
+    /// `ended`: CLOCK_MONOTONIC, nanoseconds.
+    fn standing(&mut self, _ended: u64, _skel: &mut MoonscopeSkel<'static>) -> Vec<Leftover> {
+        Vec::new()
+    }
+
+    /// Is a sum of this tag one of [`Collector::standing`]? Where intervals are put together, the last one counts.
+    fn is_standing(&self, _tag: u32) -> bool {
+        false
     }
 
     /// How often the kernel did not run its programs because another one ran on the same CPU, as far as it tells.

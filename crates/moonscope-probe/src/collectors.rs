@@ -1,5 +1,6 @@
 //! All collectors. A new one is a file in `bpf/`, a file in this folder, its module and an entry of [`ALL`] here.
 
+pub mod alloc;
 mod block;
 mod counter;
 mod cpu;
@@ -69,6 +70,11 @@ pub const ALL: &[Event] = &[
         name: "memory",
         what: "where resident memory comes from, and where it is given back; `memory:BYTES` for each stack",
         make: memory::create,
+    },
+    Event {
+        name: "alloc",
+        what: "what malloc gives out and what is in use; sets probes in the program; `alloc:BYTES` for each stack",
+        make: alloc::create,
     },
     Event {
         name: lua_loop::NAME,

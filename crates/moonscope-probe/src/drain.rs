@@ -77,6 +77,8 @@ pub struct Drain {
     looked_through: Size,
     /// Processes that came, changed or went since the last look.
     pub changes: Vec<Change>,
+    /// Processes whose mappings were read and are new, since the last look.
+    pub remapped: Vec<Pid>,
     /// Files that tags speak of.
     pub files: FileNames,
     /// Watches for new mappings.
@@ -118,6 +120,7 @@ impl Drain {
             ended: None,
             looked_through: Size::default(),
             changes: Vec::new(),
+            remapped: Vec::new(),
             files: FileNames::default(),
             max_depth,
             outdated: BTreeSet::new(),
@@ -186,6 +189,7 @@ impl Drain {
     /// Looks for Lua in processes that map something new, and in all when a LuaJIT was met.
     pub fn look_for_lua(&mut self) {
         let changed = self.processes.take_changed();
+        self.remapped.extend(&changed);
         let pids = if std::mem::take(&mut self.executables.has_new_lua) {
             self.processes.pids()
         } else {

@@ -139,6 +139,34 @@ pub enum ProbeError {
         /// The first version that has all of them.
         since: &'static str,
     },
+    /// This kernel is too old for an event.
+    #[error("`{event}` needs {needed}")]
+    OldKernel {
+        /// The event.
+        event: &'static str,
+        /// What it needs.
+        needed: &'static str,
+        /// What works.
+        instead: &'static str,
+    },
+    /// Probes in a program would slow it down too much.
+    #[error("the probes of `{event}` would take {share} of the CPU time: more than --max-overhead {most}")]
+    TooCostly {
+        /// The event.
+        event: &'static str,
+        /// Of the CPU time.
+        share: String,
+        /// What is allowed.
+        most: String,
+        /// The option that allows it.
+        enough: String,
+    },
+    /// There is nothing to probe.
+    #[error("no allocator that can be probed in {processes}")]
+    NoAllocator {
+        /// Who was looked at.
+        processes: String,
+    },
     /// There is no such event.
     #[error("there is no event `{name}`")]
     UnknownEvent {
@@ -207,6 +235,15 @@ impl ProbeError {
             Self::NoTracepoint { .. } => Some("`moonscope list events` shows what else there is".into()),
             Self::TooManyEvents { .. } => Some("record them one after the other".into()),
             Self::EventArgument { .. } => Some("`moonscope list events` shows what there is".into()),
+            Self::OldKernel { instead, .. } => Some((*instead).to_owned()),
+            Self::TooCostly { enough, .. } => Some(format!(
+                "{enough} allows it (100%: whatever it takes); `-e memory` shows what makes resident memory grow, without probes"
+            )),
+            Self::NoAllocator { .. } => Some(
+                "malloc and its family are found by their names: a static program that was stripped has none, and a program may\n\
+                 have an allocator of its own; `-e memory` shows what makes resident memory grow, without probes"
+                    .into(),
+            ),
             Self::UnknownEvent { .. } => {
                 let names: Vec<&str> = collectors::ALL.iter().map(|event| event.name).collect();
                 Some(format!(
@@ -235,6 +272,7 @@ impl ProbeError {
                 | Self::NoKprobes { .. }
                 | Self::ProbeRefused { .. }
                 | Self::NoTracepoint { .. }
+                | Self::OldKernel { .. }
         )
     }
 }

@@ -1,4 +1,4 @@
-//! What the running kernel's own type information says that it has.
+//! What the running kernel has, by its own type information; and which one it is.
 
 use std::ffi::CString;
 
@@ -7,6 +7,17 @@ use libbpf_rs::libbpf_sys;
 /// Does this kernel have this tracepoint? Each has a type of its own (include/trace/bpf_probe.h, Linux 5.5).
 pub fn has_tracepoint(name: &str) -> bool {
     has_type(&format!("btf_trace_{name}"))
+}
+
+/// Is it this version, or a later one? Only where nothing tells what is asked for.
+pub fn is_kernel_at_least(major: u32, minor: u32) -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    let (first, second) = (numbers.next(), numbers.next());
+    matches!((first, second), (Some(Ok(a)), Some(Ok(b))) if (a, b) >= (major, minor))
 }
 
 /// Does this kernel have this type?

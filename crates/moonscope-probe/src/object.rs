@@ -5,14 +5,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem::MaybeUninit;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{Link, OpenObject, PrintLevel};
-use moonscope_process::Pid;
+use libbpf_rs::{Link, MapType, OpenObject, PrintLevel};
 use moonscope_unwind::abi;
 
 use crate::clock::possible_cpus;
-use crate::collector::{AnyCollector, Collector, Programs, is_program};
+use crate::collector::{AnyCollector, Programs, is_program};
 use crate::error::ProbeError;
-use crate::executables::LuaFile;
 use crate::limits::Limits;
 use crate::memlock;
 use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder};
@@ -81,8 +79,8 @@ impl Default for Settings {
 /// Programs that every recording needs (`bpf/lifecycle.bpf.h`).
 pub const LIFECYCLE: [&str; 3] = ["process_fork", "process_exec", "process_exit"];
 
-/// `SCRATCH_LEVELS` of `bpf/maps.h`: for ticks, tracepoints, who wakes, and uprobes; each takes 90 KiB.
-pub(crate) const SCRATCH_LEVELS: u32 = 4;
+/// `SCRATCH_LEVELS` of `bpf/maps.h`: for ticks, tracepoints, and who wakes; each takes 90 KiB.
+pub(crate) const SCRATCH_LEVELS: u32 = 3;
 
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {
@@ -214,6 +212,12 @@ impl Object {
         maps.sums_odd.set_max_entries(stacks).map_err(&refused)?;
         maps.events.set_max_entries(limits.ring_bytes).map_err(&refused)?;
 
+        // a kind of map that not all kernels have: whoever needs one asks for it
+        for mut map in open.open_object_mut().maps_mut() {
+            if map.map_type() == MapType::TaskStorage {
+                map.set_autocreate(false).map_err(&refused)?;
+            }
+        }
         for (number, collector) in collectors.iter_mut().enumerate() {
             collector
                 .configure(number as u32, &mut open, limits)
@@ -231,50 +235,20 @@ impl Object {
 
     /// Attaches the programs that notice processes beginning, changing and ending.
     pub fn attach_lifecycle(&mut self) -> Result<(), ProbeError> {
-        let mut programs = Programs {
-            skel: &mut self.skel,
-            walk_loop: self.walk_loop,
-            links: &mut self.links,
-        };
+        let mut programs = self.programs();
         for name in LIFECYCLE {
             programs.attach(name)?;
         }
         Ok(())
     }
 
-    /// Attaches the programs of a collector.
-    pub fn attach(&mut self, collector: &mut dyn Collector) -> Result<(), ProbeError> {
-        collector.attach(&mut Programs {
+    /// The programs, for a collector to attach.
+    pub fn programs(&mut self) -> Programs<'_> {
+        Programs {
             skel: &mut self.skel,
             walk_loop: self.walk_loop,
             links: &mut self.links,
-        })
-    }
-
-    /// Tells a collector of a process that came.
-    pub fn process_came(&mut self, collector: &mut dyn Collector, pid: Pid) {
-        collector.process_came(
-            pid,
-            &mut Programs {
-                skel: &mut self.skel,
-                walk_loop: self.walk_loop,
-                links: &mut self.links,
-            },
-        );
-    }
-
-    /// Attaches what a collector has for files with LuaJIT.
-    pub fn attach_to_lua(
-        &mut self,
-        collector: &mut dyn Collector,
-        files: &[LuaFile<'_>],
-    ) -> Result<(), ProbeError> {
-        let mut programs = Programs {
-            skel: &mut self.skel,
-            walk_loop: self.walk_loop,
-            links: &mut self.links,
-        };
-        collector.attach_to_lua(files, &mut programs)
+        }
     }
 
     /// Detaches everything.

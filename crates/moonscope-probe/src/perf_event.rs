@@ -131,7 +131,7 @@ impl Attr {
 }
 
 /// Whose an event is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Whose {
     /// All processes on one CPU.
     Cpu(u32),

@@ -63,6 +63,15 @@ impl Recorded {
             .collect()
     }
 
+    /// Leaves out how it stood at the end, as another interval comes after this one.
+    pub fn forget_standing(&mut self) {
+        let collectors = self.measured.collectors.read();
+        self.stacks.retain(|what| {
+            let collector = collectors.get(usize::from(what.event));
+            !collector.is_some_and(|collector| collector.is_standing(what.tag))
+        });
+    }
+
     /// The process of a sample or frame.
     pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
         self.processes.get(&id)

@@ -118,6 +118,11 @@ impl<'a> RawSample<'a> {
         WalkEnd::from_number(self.head.end.into()).unwrap_or(WalkEnd::None)
     }
 
+    /// Words between the stack pointer and the return address, if it was taken where a function was called.
+    pub fn called(&self) -> Option<u32> {
+        (self.head.flags & abi::MS_SAMPLE_CALLED != 0).then_some(self.head.called)
+    }
+
     /// The user registers and a copy of the stack, if user space has to walk.
     pub fn copy(&self) -> Option<(Registers, StackCopy<'a>)> {
         self.copy

@@ -28,7 +28,7 @@ use crate::limits::{ALL_AT_START, Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
-use crate::processes::Processes;
+use crate::processes::{Processes, monotonic_now};
 use crate::published::Published;
 use crate::recorded::{Collectors, Recorded};
 use crate::shared_array::SharedArray;
@@ -228,7 +228,12 @@ impl Session {
         session.drain.borrow_mut().wait_for_tables(patience);
         session.drain.borrow_mut().look_for_lua();
         for collector in session.collectors.write().iter_mut() {
-            session.object.attach(collector.as_mut())?;
+            for line in collector.try_out(&mut session.object.programs())? {
+                tell(collector.name(), &line);
+            }
+        }
+        for collector in session.collectors.write().iter_mut() {
+            collector.attach(&mut session.object.programs())?;
         }
         session.attach_to_lua()?;
         session.is_attached = true;
@@ -243,7 +248,7 @@ impl Session {
         if ids != self.lua_files {
             self.lua_files = ids;
             for collector in self.collectors.write().iter_mut() {
-                self.object.attach_to_lua(collector.as_mut(), &files)?;
+                collector.attach_to_lua(&files, &mut self.object.programs())?;
             }
         }
         Ok(())
@@ -289,13 +294,11 @@ impl Session {
         let mut drain = self.drain.borrow_mut();
         self.targets.look_for_ended(&mut drain);
         drain.settle();
-        if let Some(sums) = &mut self.sums
-            && let Some(batch) = sums.take_turn()?
-            && drain.take_sums(&batch, self.intervals.of_sums())
-        {
-            sums.forget_stacks();
-        }
+        drop(drain);
+        self.take_sums()?;
+        let mut drain = self.drain.borrow_mut();
         let changes = std::mem::take(&mut drain.changes);
+        let remapped = std::mem::take(&mut drain.remapped);
         drop(drain);
         if has_rested {
             self.complete_interval();
@@ -303,6 +306,7 @@ impl Session {
         self.end_wanted_interval();
         self.attach_to_lua()?;
         self.note(&changes);
+        self.look_after(&remapped);
         Ok(changes)
     }
 
@@ -416,11 +420,14 @@ impl Session {
         // events that came between
         self.receive()?;
         let lasting = self.lasting(&mut events);
+        let mut sums = match &mut self.sums {
+            Some(sums) => sums.finish()?,
+            None => Vec::new(),
+        };
+        sums.extend(leftovers);
+        sums.extend(self.standing(&sums, Some(monotonic_now())));
         let mut drain = self.drain.borrow_mut();
-        if let Some(sums) = &mut self.sums {
-            drain.take_sums(&sums.finish()?, Which::AtHand);
-            drain.take_sums(&leftovers, Which::AtHand);
-        }
+        drain.take_sums(&sums, Which::AtHand);
         drain.take_sums(&lasting, Which::AtHand);
         drain.received.not_looked_at = not_looked_at;
         self.intervals.part(&mut events);

@@ -257,6 +257,11 @@ impl RawStacks {
         std::mem::take(&mut self.counts)
     }
 
+    /// Leaves out what was measured, but for this.
+    pub fn retain(&mut self, is_wanted: impl Fn(What) -> bool) {
+        self.counts.retain(|(_, _, what), _| is_wanted(*what));
+    }
+
     /// The part of the tree that has these stacks, with nothing measured in it. No stacks can be added to it until
     /// [`RawStacks::index`].
     pub fn part(&self, used: impl IntoIterator<Item = RawStackId>) -> (Self, Renumbered) {

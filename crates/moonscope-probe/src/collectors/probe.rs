@@ -2,10 +2,6 @@
 
 mod announcement;
 mod attach;
-mod cost;
-mod exits;
-mod files;
-mod functions;
 mod in_files;
 mod in_kernel;
 mod kernel;
@@ -24,18 +20,18 @@ use libbpf_rs::{Link, MapCore, MapFlags};
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
-use crate::clock::possible_cpus;
+use crate::breakpoints::files::TargetFiles;
+use crate::breakpoints::make_room_for_stacks;
 use crate::collector::{AnyCollector, Collector, Column, Context, EventSpec, Programs};
 use crate::error::ProbeError;
+use crate::kernel_types::is_kernel_at_least;
 use crate::limits::Limits;
-use crate::object::SCRATCH_LEVELS;
 use crate::processes::monotonic_now;
 use crate::session::Scope;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
 use crate::statistics::program_info;
 use announcement::{announcement, counted, counted_as};
 use attach::{CALL, EXIT, PROGRAM_ENDS, RAW, RETURN, THREAD_ENDS, TRACEPOINT};
-use files::TargetFiles;
 use open_calls::OpenCall;
 use plan::{Asked, At, Plan, Returns, Site};
 use spec::Spec;
@@ -71,9 +67,6 @@ pub const REPLACE_RETURNS: &str = "replace-returns";
 const PROBE: &str = "probe";
 /// The label with how long a call took.
 const LATENCY: &str = "probe-latency";
-
-/// `PROBE_SCRATCHES` of `bpf/probe.bpf.h`: as large as those of all others (`SCRATCH_LEVELS`), for each CPU.
-const SCRATCHES: u32 = 4;
 
 /// Probes of processes one by one, at a time: each has two file descriptors.
 const MAX_OF_PROCESSES: usize = 16 << 10;
@@ -172,16 +165,6 @@ impl Probe {
     }
 }
 
-fn is_kernel_at_least(major: u32, minor: u32) -> bool {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(str::parse::<u32>);
-    let (first, second) = (numbers.next(), numbers.next());
-    matches!((first, second), (Some(Ok(a)), Some(Ok(b))) if (a, b) >= (major, minor))
-}
-
 impl Collector for Probe {
     fn name(&self) -> &'static str {
         "probe"
@@ -260,10 +243,7 @@ impl Collector for Probe {
             constants.probe_slower_ns = self.slower;
             constants.probe_cookie = self.only_cookie();
         }
-        let cpus = possible_cpus().unwrap_or(1).next_power_of_two() as u32;
-        open.maps
-            .scratches
-            .set_max_entries(cpus * (SCRATCH_LEVELS + SCRATCHES))?;
+        make_room_for_stacks(open)?;
         // 3 KiB each
         let threads = if self.plan.sites.iter().any(|site| site.is_timed) {
             limits.threads as u32 / 8

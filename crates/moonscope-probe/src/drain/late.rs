@@ -90,8 +90,8 @@ impl Drain {
                     newest,
                     &mut self.executables,
                     head.pid,
-                    registers,
-                    &stack,
+                    (registers, &stack),
+                    sample.called(),
                     self.max_depth,
                 );
                 // a copy of the native stack has no Lua in it
@@ -134,7 +134,8 @@ impl Drain {
             return;
         };
         let files = &mut self.executables;
-        let walk = walk_copy(used, files, sample.head.pid, registers, &stack, self.max_depth);
+        let (pid, called) = (sample.head.pid, sample.called());
+        let walk = walk_copy(used, files, pid, (registers, &stack), called, self.max_depth);
         let comparison = &mut self.received.comparison;
         comparison.add(&native_frames(sample.user()), sample.end(), &walk);
     }

@@ -12,6 +12,7 @@ use libbpf_rs::MapHandle;
 use rustc_hash::FxHashSet;
 
 use super::Session;
+use crate::collector::Leftover;
 use crate::drain::{Gathered, Interval as Which};
 use crate::error::ProbeError;
 use crate::files::FileNames;
@@ -180,6 +181,42 @@ impl Session {
             is_emptied: self.sums.is_none(),
             events: self.event_totals(),
         });
+    }
+
+    /// Takes what the kernel side has summed up, if it is time for that.
+    pub(super) fn take_sums(&mut self) -> Result<(), ProbeError> {
+        let batch = match &mut self.sums {
+            Some(sums) => sums.take_turn()?,
+            None => None,
+        };
+        let Some(mut batch) = batch else {
+            return Ok(());
+        };
+        let which = self.intervals.of_sums();
+        let ended = self.intervals.ending.as_ref().map(|ending| ending.at);
+        let standing = self.standing(&batch, ended.filter(|_| which == Which::Ended));
+        batch.extend(standing);
+        if self.drain.borrow_mut().take_sums(&batch, which)
+            && let Some(sums) = &mut self.sums
+        {
+            sums.forget_stacks();
+        }
+        Ok(())
+    }
+
+    /// Tells collectors of sums; if they are the last of an interval that has ended, gives how it stands then.
+    pub(super) fn standing(&mut self, sums: &[Leftover], ended: Option<u64>) -> Vec<Leftover> {
+        let skel = &mut self.object.skel;
+        let mut all = Vec::new();
+        for (number, collector) in self.collectors.write().iter_mut().enumerate() {
+            collector.summed(sums);
+            let standing = ended.map(|ended| collector.standing(ended, skel));
+            all.extend(standing.into_iter().flatten().map(|(mut key, sum)| {
+                key.event = number as u32;
+                (key, sum)
+            }));
+        }
+        all
     }
 
     /// Completes an interval that ended, if all of it has come.

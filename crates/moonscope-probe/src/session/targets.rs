@@ -132,7 +132,7 @@ impl Session {
 
     fn process_came(&mut self, pid: Pid) {
         for collector in self.collectors.write().iter_mut() {
-            self.object.process_came(collector.as_mut(), pid);
+            collector.process_came(pid, &mut self.object.programs());
         }
     }
 
@@ -152,6 +152,17 @@ impl Session {
                 }
                 Change::Executed(_) => {}
             }
+        }
+    }
+
+    /// Tells collectors of processes that map something new, and lets them look after what they have attached.
+    pub(super) fn look_after(&mut self, remapped: &[Pid]) {
+        for collector in self.collectors.write().iter_mut() {
+            let programs = &mut self.object.programs();
+            for &pid in remapped.iter().filter(|pid| self.targets.may_be_wanted(**pid)) {
+                collector.process_changed(pid, programs);
+            }
+            collector.tend(programs);
         }
     }
 

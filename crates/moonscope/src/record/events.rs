@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use moonscope_probe::EventSettings;
-use moonscope_probe::collectors::{io, offcpu, probe};
+use moonscope_probe::collectors::{alloc, io, offcpu, probe};
 use moonscope_unwind::abi;
 
 use super::duration;
@@ -44,6 +44,20 @@ pub struct EventArgs {
     /// io: tell files apart by their paths, in the label io-path
     #[arg(long)]
     paths: bool,
+
+    /// alloc: how much of the CPU time of the recorded processes its probes may take, before they are taken away:
+    /// 5%, 100% for all [default: 10%]
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    max_overhead: Option<u64>,
+}
+
+/// `5`, `5%`, `0.5%`, in hundredths of a per cent.
+fn parse_share(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    match number.parse::<f64>() {
+        Ok(share) if (0.01..=100.0).contains(&share) => Ok((share * 100.0).round() as u64),
+        _ => Err("a share looks like 5% or 0.5%, and is at most 100%".into()),
+    }
 }
 
 /// How threads leave their CPU.
@@ -101,6 +115,9 @@ impl EventArgs {
         }
         if self.paths {
             settings.0.insert(io::PATHS, 1);
+        }
+        if let Some(share) = self.max_overhead {
+            settings.0.insert(alloc::MAX_OVERHEAD, share);
         }
         settings
     }

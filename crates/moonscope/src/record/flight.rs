@@ -35,6 +35,11 @@ struct Kept {
 
 impl Kept {
     fn add(&mut self, part: Part) {
+        if let Some(last) = self.pieces.back_mut() {
+            self.size -= size(last);
+            last.recorded.forget_standing();
+            self.size += size(last);
+        }
         self.size += size(&part);
         self.pieces.push_back(part);
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::recording::command;
+use super::recording::{command, wait_until_it_measures};
 use super::{Run, wait_until};
 
 /// A command that runs for longer hangs: it is killed, so that the test tells what it said.
@@ -45,6 +45,11 @@ impl Background {
             said: String::new(),
             _is_wanted: is_wanted,
         }
+    }
+
+    /// Waits until it measures.
+    pub fn wait_until_it_measures(&mut self) {
+        wait_until_it_measures(&mut self.child);
     }
 
     /// Waits until it says a line with these words.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -198,14 +198,8 @@ pub fn record_while(rate: &str, args: &[&str], something: impl FnOnce()) -> Reco
     }
 }
 
-/// Runs a recording without an end, does something while it measures, and ends it as Ctrl-C does.
-pub fn moonscope_while(args: &[&str], something: impl FnOnce()) -> Run {
-    let mut child = command()
-        .args(args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+/// Waits until a recording has begun, or has ended.
+pub fn wait_until_it_measures(child: &mut Child) {
     // it polls for samples from the moment on at which it measures, and not before
     let call = format!("/proc/{}/syscall", child.id());
     let polls = [libc::SYS_poll, libc::SYS_ppoll].map(|number| number.to_string());
@@ -215,6 +209,17 @@ pub fn moonscope_while(args: &[&str], something: impl FnOnce()) -> Run {
         let number = text.split(' ').next().unwrap_or_default();
         has_ended || polls.iter().any(|poll| poll == number)
     });
+}
+
+/// Runs a recording without an end, does something while it measures, and ends it as Ctrl-C does.
+pub fn moonscope_while(args: &[&str], something: impl FnOnce()) -> Run {
+    let mut child = command()
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until_it_measures(&mut child);
     something();
     if let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);

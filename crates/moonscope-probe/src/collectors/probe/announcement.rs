@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::cost::{self, Cost};
 use super::plan::{At, Plan, Returns, Site};
+use crate::breakpoints::cost::{self, Cost};
+
+/// Nanoseconds of our own programs for a call: what it takes to walk some ten frames and to add up.
+const PROGRAMS: f64 = 2000.0;
 
 /// What was found, what it will cost, and who else is concerned.
 pub fn announcement(plan: &Plan, returns: Returns, is_by_process: bool) -> Vec<String> {
@@ -73,7 +76,7 @@ fn estimate<'a>(users: impl Iterator<Item = &'a Site>) -> Option<String> {
             // a call meets one of them; the return that the kernel awaits is a system call, about as much
             let exit = exits.first().map(|&exit| cost::is_emulated(file, exit));
             let awaited = (site.is_timed && exits.is_empty()).then_some(true);
-            cost.of_call(std::iter::once(entry).chain(exit).chain(awaited))
+            PROGRAMS + cost.of(std::iter::once(entry).chain(exit).chain(awaited))
         }
         _ => 0.0,
     };

@@ -2,18 +2,18 @@
 //! nothing stays behind, however moonscope ends.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use libbpf_rs::{Link, PerfEventOpts, RawTracepointOpts};
+use libbpf_rs::{Link, RawTracepointOpts};
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
-use super::kernel;
 use super::plan::{At, Site};
+use crate::breakpoints::kind_of;
+use crate::breakpoints::set::set;
 use crate::collector::Programs;
 use crate::error::ProbeError;
-use crate::perf_event::{self, Attr, Whose};
+use crate::perf_event::{Attr, Whose};
 
 /// Programs in `bpf/probe.bpf.h`.
 pub const CALL: &str = "probe_call";
@@ -32,7 +32,7 @@ pub fn attach(site: &Site, pid: Option<Pid>, programs: &mut Programs<'_>) -> Res
         At::Raw(name) => raw(name, cookie, programs).map(|link| vec![link]),
         At::Numbered(number) => {
             let attr = Attr::tracepoint(*number);
-            perf(&attr, TRACEPOINT, Whose::Everybody, cookie, programs).map(|link| vec![link])
+            set(&attr, TRACEPOINT, Whose::Everybody, cookie, programs).map(|link| vec![link])
         }
         At::User {
             file,
@@ -41,9 +41,7 @@ pub fn attach(site: &Site, pid: Option<Pid>, programs: &mut Programs<'_>) -> Res
             exits,
             ..
         } => {
-            let kind = kernel::kind_of("uprobe")
-                .ok_or(NO_UPROBES)
-                .map_err(refused(site))?;
+            let kind = kind_of("uprobe").ok_or(NO_UPROBES).map_err(refused(site))?;
             let path = file.fd_path().ok_or("it is no file").map_err(refused(site))?;
             let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| refused(site)("its path"))?;
             let attr = |is_return| Attr::probe(kind, is_return, &path, *offset, *counter);
@@ -51,7 +49,7 @@ pub fn attach(site: &Site, pid: Option<Pid>, programs: &mut Programs<'_>) -> Res
             let mut links = Vec::new();
             for &exit in exits {
                 let attr = Attr::probe(kind, false, &path, exit, 0);
-                links.push(perf(&attr, EXIT, whose, cookie, programs).map_err(|err| at_site(site, err))?);
+                links.push(set(&attr, EXIT, whose, cookie, programs).map_err(|err| at_site(site, err))?);
             }
             let is_replaced = is_timed && exits.is_empty();
             links
@@ -59,9 +57,7 @@ pub fn attach(site: &Site, pid: Option<Pid>, programs: &mut Programs<'_>) -> Res
             Ok(links)
         }
         At::Kernel { function, offset } => {
-            let kind = kernel::kind_of("kprobe")
-                .ok_or("no kprobes")
-                .map_err(refused(site))?;
+            let kind = kind_of("kprobe").ok_or("no kprobes").map_err(refused(site))?;
             let name = CString::new(function.as_str()).map_err(|_| refused(site)("its name"))?;
             let attr = |is_return| Attr::probe(kind, is_return, &name, *offset, 0);
             pair(&attr, is_timed, Whose::Everybody, cookie, programs).map_err(|err| at_site(site, err))
@@ -127,36 +123,10 @@ fn pair(
 ) -> Result<Vec<Link>, ProbeError> {
     let mut links = Vec::new();
     if is_timed {
-        links.push(perf(&attr(true), RETURN, whose, cookie, programs)?);
+        links.push(set(&attr(true), RETURN, whose, cookie, programs)?);
     }
-    links.push(perf(&attr(false), CALL, whose, cookie, programs)?);
+    links.push(set(&attr(false), CALL, whose, cookie, programs)?);
     Ok(links)
-}
-
-fn perf(
-    attr: &Attr,
-    program: &'static str,
-    whose: Whose,
-    cookie: u64,
-    programs: &mut Programs<'_>,
-) -> Result<Link, ProbeError> {
-    let event: OwnedFd = perf_event::open_for(attr, whose).map_err(|source| ProbeError::Io {
-        what: "cannot set a probe",
-        source,
-    })?;
-    let link = programs.with(program, |program| {
-        let opts = PerfEventOpts {
-            cookie,
-            ..PerfEventOpts::default()
-        };
-        // before 5.15 there are no cookies, and the program has a constant
-        program
-            .attach_perf_event_with_opts(event.as_raw_fd(), opts)
-            .or_else(|_| program.attach_perf_event(event.as_raw_fd()))
-    })?;
-    // libbpf has taken it over
-    std::mem::forget(event);
-    Ok(link)
 }
 
 fn raw(name: &str, cookie: u64, programs: &mut Programs<'_>) -> Result<Link, ProbeError> {

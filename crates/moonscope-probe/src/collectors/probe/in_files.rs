@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::files::TargetFile;
-use super::functions::{self, Function, Functions};
 use super::names::{Pattern, nearest};
 use super::plan::{At, MAX_SITES_LOOKED_AT, Plan, Returns, Search, Site};
 use super::spec::Place;
-use super::{exits, kernel, usdt};
+use super::{kernel, usdt};
+use crate::breakpoints::exits;
+use crate::breakpoints::files::TargetFile;
+use crate::breakpoints::functions::{self, Function, Functions};
 use crate::error::ProbeError;
 
 impl Search<'_> {
@@ -113,7 +114,9 @@ impl Search<'_> {
     ) -> Site {
         let is_awaited = offset == 0 && !all.is_go && self.returns != Returns::NotAwaited;
         let exits = match self.returns {
-            Returns::Found if is_awaited => exits::exits(&file.executable, all, function),
+            Returns::Found if is_awaited => {
+                exits::exits(&file.executable, all, function).map(|exits| exits.into_keys().collect())
+            }
             _ => Ok(Vec::new()),
         };
         if let Err(reason) = &exits {

@@ -5,6 +5,7 @@ use super::names::{Pattern, alike, nearest};
 use super::plan::{At, MAX_SITES, Plan, Returns, Search, Site};
 use super::spec::Place;
 use super::tracefs::{Tracefs, Tracepoint};
+use crate::breakpoints::kind_of;
 use crate::error::ProbeError;
 use crate::kernel_types::has_tracepoint;
 
@@ -24,7 +25,7 @@ impl Search<'_> {
                 remedy,
             ));
         }
-        if kernel::kind_of("kprobe").is_none() {
+        if kind_of("kprobe").is_none() {
             return Err(no_kprobes(self.text, place.name.text()));
         }
         plan.sites.extend(names.into_iter().map(|name| Site {

@@ -1,4 +1,4 @@
-//! Functions of the kernel, and whether they can be probed.
+//! Functions of the kernel.
 
 use std::io::{BufRead, BufReader};
 
@@ -18,11 +18,4 @@ pub fn functions() -> Vec<String> {
     names.sort();
     names.dedup();
     names
-}
-
-/// The kind of perf event that probes functions of the kernel (`kprobe`) or of programs (`uprobe`); `None`: this kernel
-/// has none.
-pub fn kind_of(probe: &str) -> Option<u32> {
-    let file = format!("/sys/bus/event_source/devices/{probe}/type");
-    std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }

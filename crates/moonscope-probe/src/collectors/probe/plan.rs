@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use moonscope_process::Executable;
 
-use super::files::TargetFiles;
 use super::spec::Spec;
+use crate::breakpoints::files::TargetFiles;
 use crate::error::ProbeError;
 
 /// Places that one recording can probe: each is a breakpoint in every process that is meant, or a hook in the kernel.

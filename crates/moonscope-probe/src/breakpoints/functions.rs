@@ -45,22 +45,21 @@ const MAX_SYMBOLS: usize = 4 << 20;
 /// No name of a symbol is longer.
 const MAX_NAME: usize = 4096;
 
-/// Reads the symbol tables; what is damaged is left out.
-pub fn functions(file: &Executable) -> Functions {
-    let Ok(data) = file.data() else {
-        return Functions::default();
-    };
+/// A symbol of a function, as it stands in the file.
+struct Symbol<'a> {
+    name: &'a [u8],
+    vaddr: u64,
+    size: u64,
+    is_chosen: bool,
+}
+
+/// Hands out the symbols of functions until `take` says false; what is damaged is left out. Says whether it is Go's.
+fn each_symbol(file: &Executable, mut take: impl FnMut(&Symbol<'_>) -> bool) -> Option<bool> {
+    let data = file.data().ok()?;
     let data: &[u8] = &data;
-    let Ok(header) = FileHeader64::<Endianness>::parse(data) else {
-        return Functions::default();
-    };
-    let Ok(endian) = header.endian() else {
-        return Functions::default();
-    };
-    let Ok(sections) = header.sections(endian, data) else {
-        return Functions::default();
-    };
-    let mut found: BTreeMap<(String, u64), Function> = BTreeMap::new();
+    let header = FileHeader64::<Endianness>::parse(data).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, data).ok()?;
     for kind in [elf::SHT_SYMTAB, elf::SHT_DYNSYM] {
         let Ok(table) = sections.symbols(endian, data, kind) else {
             continue;
@@ -74,31 +73,59 @@ pub fn functions(file: &Executable) -> Functions {
             let Ok(name) = symbol.name(endian, table.strings()) else {
                 continue;
             };
-            let Some(offset) = file.offset_of_vaddr(symbol.st_value(endian)) else {
-                continue;
+            let symbol = Symbol {
+                name,
+                vaddr: symbol.st_value(endian),
+                size: symbol.st_size(endian),
+                is_chosen,
             };
-            let name = String::from_utf8_lossy(&name[..name.len().min(MAX_NAME)]);
-            // the version is no part of the name
-            let name = name.split_once('@').map_or(&*name, |(name, _)| name);
-            if !name.is_empty() {
-                let function = Function {
-                    name: name.to_owned(),
-                    offset,
-                    size: symbol.st_size(endian),
-                    is_chosen,
-                };
-                found.entry((name.to_owned(), offset)).or_insert(function);
+            if !take(&symbol) {
+                return None;
             }
         }
     }
     let is_go = sections.section_by_name(endian, b".go.buildinfo").is_some()
         || sections.section_by_name(endian, b".gopclntab").is_some();
+    Some(is_go)
+}
+
+/// Reads the symbol tables.
+pub fn functions(file: &Executable) -> Functions {
+    let mut found: BTreeMap<(String, u64), Function> = BTreeMap::new();
+    let is_go = each_symbol(file, |symbol| {
+        let Some(offset) = file.offset_of_vaddr(symbol.vaddr) else {
+            return true;
+        };
+        let name = String::from_utf8_lossy(&symbol.name[..symbol.name.len().min(MAX_NAME)]);
+        // the version is no part of the name
+        let name = name.split_once('@').map_or(&*name, |(name, _)| name);
+        if !name.is_empty() {
+            let function = Function {
+                name: name.to_owned(),
+                offset,
+                size: symbol.size,
+                is_chosen: symbol.is_chosen,
+            };
+            found.entry((name.to_owned(), offset)).or_insert(function);
+        }
+        true
+    });
     let all: Vec<Function> = found.into_values().collect();
     Functions {
         begins: all.iter().map(|function| function.offset).collect(),
         all,
-        is_go,
+        is_go: is_go.unwrap_or(false),
     }
+}
+
+/// Has the file a function of such a name? That takes less than to read all of them.
+pub fn has(file: &Executable, is_wanted: impl Fn(&str) -> bool) -> bool {
+    let mut has = false;
+    each_symbol(file, |symbol| {
+        has |= std::str::from_utf8(symbol.name).is_ok_and(&is_wanted);
+        !has
+    });
+    has
 }
 
 /// Does an instruction begin so many bytes from the beginning of this function? A breakpoint in the middle of one would

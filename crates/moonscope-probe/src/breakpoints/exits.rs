@@ -8,9 +8,9 @@
 //! does not come out as code of a compiler is refused: a breakpoint that is not on the first byte of an instruction changes
 //! what the program does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use moonscope_process::Executable;
 
 use super::functions::{Function, Functions};
@@ -24,9 +24,26 @@ const PIECE: u64 = 4096;
 /// Breakpoints that one function may take.
 const MAX_EXITS: usize = 64;
 
+/// How a function is left at some place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By a return.
+    Return,
+    /// By a jump to this address of the file, as its last act.
+    Jump(u64),
+    /// By a jump to where the word at this address leads: a function of another file, as a rule.
+    JumpThrough(u64),
+    /// By a jump that may lead anywhere.
+    JumpAnywhere,
+}
+
 /// Places in the file at which the function is left, so that its stack pointer is what it was at its first instruction; or
 /// why they cannot be told.
-pub fn exits(file: &Executable, all: &Functions, function: &Function) -> Result<Vec<u64>, &'static str> {
+pub fn exits(
+    file: &Executable,
+    all: &Functions,
+    function: &Function,
+) -> Result<BTreeMap<u64, Exit>, &'static str> {
     let start = file
         .vaddr_of_offset(function.offset)
         .ok_or("it is in no segment")?;
@@ -39,7 +56,7 @@ pub fn exits(file: &Executable, all: &Functions, function: &Function) -> Result<
         pieces: Vec::new(),
         begins: BTreeSet::new(),
         targets: BTreeSet::new(),
-        exits: BTreeSet::new(),
+        exits: BTreeMap::new(),
         read: 0,
     };
     scan.pieces.push((start, start + function.size));
@@ -66,8 +83,30 @@ pub fn exits(file: &Executable, all: &Functions, function: &Function) -> Result<
     if scan.exits.len() > MAX_EXITS {
         return Err("it returns in too many places");
     }
-    let offsets = scan.exits.iter().map(|&exit| file.offset_of_vaddr(exit));
-    offsets.collect::<Option<_>>().ok_or("it is in no segment")
+    let places = scan.exits.iter();
+    let places = places.map(|(&at, &exit)| Some((file.offset_of_vaddr(at)?, exit)));
+    places.collect::<Option<_>>().ok_or("it is in no segment")
+}
+
+/// An entry of a PLT, `[endbr64;] jmp *word`: the address of the word.
+pub fn stub(file: &Executable, vaddr: u64) -> Option<u64> {
+    let mut code = [0; 16];
+    file.read_exact_at(&mut code, file.offset_of_vaddr(vaddr)?).ok()?;
+    let mut decoder = Decoder::with_ip(64, &code, vaddr, DecoderOptions::NONE);
+    let mut first = decoder.decode();
+    if first.code() == Code::Endbr64 {
+        first = decoder.decode();
+    }
+    (first.code() == Code::Jmp_rm64 && first.is_ip_rel_memory_operand())
+        .then(|| first.ip_rel_memory_address())
+}
+
+/// How a jump by a register or a word of memory leaves a function.
+fn indirect(instruction: &Instruction) -> Exit {
+    match instruction.is_ip_rel_memory_operand() {
+        true => Exit::JumpThrough(instruction.ip_rel_memory_address()),
+        false => Exit::JumpAnywhere,
+    }
 }
 
 struct Scan<'a> {
@@ -79,7 +118,8 @@ struct Scan<'a> {
     begins: BTreeSet<u64>,
     /// Where conditional jumps, and jumps inside, lead.
     targets: BTreeSet<u64>,
-    exits: BTreeSet<u64>,
+    /// By address.
+    exits: BTreeMap<u64, Exit>,
     read: usize,
 }
 
@@ -144,21 +184,21 @@ impl Scan<'_> {
     fn note(&mut self, instruction: &Instruction, added: &AddedTo) {
         match instruction.flow_control() {
             FlowControl::Return => {
-                self.exits.insert(instruction.ip());
+                self.exits.insert(instruction.ip(), Exit::Return);
             }
             FlowControl::UnconditionalBranch => {
                 let target = instruction.near_branch_target();
                 if self.is_inside(target) {
                     self.targets.insert(target);
                 } else {
-                    self.exits.insert(instruction.ip());
+                    self.exits.insert(instruction.ip(), Exit::Jump(target));
                 }
             }
             FlowControl::ConditionalBranch => {
                 self.targets.insert(instruction.near_branch_target());
             }
             FlowControl::IndirectBranch if !is_switch(instruction, added) => {
-                self.exits.insert(instruction.ip());
+                self.exits.insert(instruction.ip(), indirect(instruction));
             }
             _ => {}
         }
@@ -194,13 +234,15 @@ impl Scan<'_> {
                 }
                 let ends = match instruction.flow_control() {
                     FlowControl::Return => {
-                        self.exits.insert(instruction.ip());
+                        self.exits.insert(instruction.ip(), Exit::Return);
                         true
                     }
                     FlowControl::UnconditionalBranch => {
                         let target = instruction.near_branch_target();
                         if self.all.begins_at(self.file, target) && !self.is_inside(target) {
-                            self.exits.insert(instruction.ip());
+                            self.exits.insert(instruction.ip(), Exit::Jump(target));
+                        } else if let Some(word) = stub(self.file, target) {
+                            self.exits.insert(instruction.ip(), Exit::JumpThrough(word));
                         } else {
                             open.push(target);
                         }
@@ -212,7 +254,7 @@ impl Scan<'_> {
                     }
                     FlowControl::IndirectBranch => {
                         if !is_switch(&instruction, &added) {
-                            self.exits.insert(instruction.ip());
+                            self.exits.insert(instruction.ip(), indirect(&instruction));
                         }
                         true
                     }
@@ -265,7 +307,7 @@ fn is_switch(instruction: &Instruction, added: &AddedTo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collectors::probe::functions::functions;
+    use crate::breakpoints::functions::functions;
     use std::path::Path;
     use std::process::Command;
 
@@ -304,7 +346,7 @@ mod tests {
             };
             let start = file.vaddr_of_offset(function.offset).unwrap();
             let exits: Vec<u64> = exits
-                .iter()
+                .keys()
                 .map(|&exit| file.vaddr_of_offset(exit).unwrap())
                 .collect();
             let within = |&&at: &&u64| (start..start + function.size).contains(&at);

@@ -7,10 +7,10 @@
 use std::ffi::CString;
 use std::time::Instant;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 use moonscope_process::{Executable, read_maps};
 
-use super::kernel;
+use super::kind_of;
 use crate::perf_event::{self, Attr, Whose};
 
 /// A function whose first instruction the kernel emulates.
@@ -27,14 +27,13 @@ unsafe extern "C" fn moonscope_cost_stepped() {
     std::arch::naked_asm!("lea rax, [rdi + 1]", "ret")
 }
 
-/// Nanoseconds of our own program for a call: what it takes to walk some ten frames and to add up.
-const PROGRAMS: f64 = 2000.0;
-
-/// What breakpoints cost, nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a breakpoint costs, nanoseconds, without the program that runs there.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    emulated: f64,
-    stepped: f64,
+    /// At an instruction that the kernel emulates.
+    pub emulated: f64,
+    /// At any other.
+    pub stepped: f64,
 }
 
 impl Cost {
@@ -51,10 +50,10 @@ impl Cost {
         None
     }
 
-    /// Of a call with these breakpoints, given as whether their instruction is emulated, and with our programs.
-    pub fn of_call(&self, breakpoints: impl IntoIterator<Item = bool>) -> f64 {
+    /// Of these, given as whether their instruction is emulated.
+    pub fn of(&self, breakpoints: impl IntoIterator<Item = bool>) -> f64 {
         let each = |is_emulated| if is_emulated { self.emulated } else { self.stepped };
-        PROGRAMS + breakpoints.into_iter().map(each).sum::<f64>()
+        breakpoints.into_iter().map(each).sum()
     }
 }
 
@@ -65,7 +64,7 @@ fn of_function(function: unsafe extern "C" fn()) -> Option<f64> {
     let maps = read_maps(std::process::id()).ok()?;
     let offset = maps.iter().find_map(|mapping| mapping.file_offset(address))?;
     let path = CString::new("/proc/self/exe").ok()?;
-    let attr = Attr::probe(kernel::kind_of("uprobe")?, false, &path, offset, 0);
+    let attr = Attr::probe(kind_of("uprobe")?, false, &path, offset, 0);
     let probe = perf_event::open_for(&attr, Whose::Process(std::process::id())).ok()?;
     let mut best = f64::INFINITY;
     // whatever else this machine does makes it longer, never shorter
@@ -87,9 +86,15 @@ pub fn is_emulated(file: &Executable, offset: u64) -> bool {
     if file.read_exact_at(&mut code, offset).is_err() {
         return false;
     }
-    let instruction = Decoder::new(64, &code, DecoderOptions::NONE).decode();
+    emulates(&Decoder::new(64, &code, DecoderOptions::NONE).decode())
+}
+
+/// Does the kernel emulate this instruction (`arch_uprobe_analyze_insn`, arch/x86/kernel/uprobes.c)?
+pub fn emulates(instruction: &Instruction) -> bool {
     match instruction.flow_control() {
-        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call => true,
+        FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch | FlowControl::Call => {
+            instruction.op0_kind() == OpKind::NearBranch64
+        }
         _ => match instruction.mnemonic() {
             Mnemonic::Push => instruction.op0_kind() == OpKind::Register,
             Mnemonic::Nop => instruction.len() == 1,
@@ -103,13 +108,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_breakpoint_of_a_call_has_its_price() {
+    fn each_breakpoint_has_its_price() {
         let cost = Cost {
             emulated: 500.0,
             stepped: 1000.0,
         };
-        assert_eq!(cost.of_call([true]), PROGRAMS + 500.0);
-        assert_eq!(cost.of_call([true, false]), PROGRAMS + 1500.0);
+        assert_eq!(cost.of([true]), 500.0);
+        assert_eq!(cost.of([true, false]), 1500.0);
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use moonscope_process::{Executable, Mapping, Pid, list, read_maps};
 
+use super::startup;
 use crate::session::Scope;
 
 /// Device and inode, as `/proc/PID/maps` has them.
-type FileId = ((u32, u32), u64);
+pub type FileId = ((u32, u32), u64);
 
 /// A file that processes of the target map, or that a command will.
 #[derive(Clone, Debug)]
@@ -30,24 +31,14 @@ struct Mapped {
 }
 
 /// Files of the target.
+#[derive(Default)]
 pub struct TargetFiles {
     mapped: BTreeMap<FileId, Mapped>,
-    /// The program of a command that has not started yet.
-    program: Option<PathBuf>,
+    /// The program of a command that has not started yet, and then the libraries that it may be linked with.
+    at_start: Vec<PathBuf>,
     /// How many other processes map a file; not looked at where all are wanted.
     others: BTreeMap<FileId, usize>,
 }
-
-/// Where the loader looks for libraries of a command that has not started yet (ld.so(8)).
-const LIBRARY_FOLDERS: [&str; 7] = [
-    "/lib/x86_64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu",
-    "/lib64",
-    "/usr/lib64",
-    "/usr/local/lib",
-    "/lib",
-    "/usr/lib",
-];
 
 impl TargetFiles {
     /// Looks at the processes of the target, or at the program of a command.
@@ -77,28 +68,43 @@ impl TargetFiles {
         }
         Self {
             mapped,
-            program: program.map(Path::to_owned),
+            at_start: program.map(startup::files_of).unwrap_or_default(),
             others: used,
         }
     }
 
     /// Is anything known of the target?
     pub fn is_empty(&self) -> bool {
-        self.mapped.is_empty() && self.program.is_none()
+        self.mapped.is_empty() && self.at_start.is_empty()
     }
 
     /// The programs that the target runs.
     pub fn programs(&self) -> Vec<TargetFile> {
         let mapped = self.mapped.iter().filter(|(_, mapped)| mapped.is_program);
         let mut found: Vec<_> = mapped.filter_map(|(id, mapped)| self.open(id, mapped)).collect();
-        found.extend(self.program.as_deref().and_then(|path| self.open_path(path)));
+        found.extend(self.at_start.first().and_then(|path| self.open_path(path)));
         found
     }
 
     /// The libraries and whatever else has code.
     pub fn libraries(&self) -> Vec<TargetFile> {
         let mapped = self.mapped.iter().filter(|(_, mapped)| !mapped.is_program);
-        mapped.filter_map(|(id, mapped)| self.open(id, mapped)).collect()
+        let mapped = mapped.filter_map(|(id, mapped)| self.open(id, mapped));
+        let at_start = self.at_start.iter().skip(1);
+        mapped
+            .chain(at_start.filter_map(|path| self.open_path(path)))
+            .collect()
+    }
+
+    /// What a command that has not started yet will map, or may.
+    pub fn at_start(&self) -> Vec<TargetFile> {
+        let files = self.at_start.iter();
+        files.filter_map(|path| self.open_path(path)).collect()
+    }
+
+    /// How many processes map a file that are not the target's.
+    pub fn others(&self, id: &FileId) -> usize {
+        self.others.get(id).copied().unwrap_or(0)
     }
 
     /// Those of this path, or of this name, or whose name begins so: `libc` is `libc.so.6`.
@@ -113,13 +119,13 @@ impl TargetFiles {
             .iter()
             .filter(|(_, mapped)| mapped.mapping.path().is_some_and(matches));
         let mut found: Vec<_> = mapped.filter_map(|(id, mapped)| self.open(id, mapped)).collect();
-        if let Some(program) = self.program.as_deref().filter(|program| matches(program)) {
-            found.extend(self.open_path(program));
-        }
+        let at_start = self.at_start.iter().filter(|path| matches(path));
+        found.extend(at_start.filter_map(|path| self.open_path(path)));
         if found.is_empty() && is_path {
             found.extend(self.open_path(Path::new(name)));
         }
-        if found.is_empty() && self.program.is_some() && !is_path {
+        // one that it loads later
+        if found.is_empty() && !self.at_start.is_empty() && !is_path {
             found.extend(self.library(name));
         }
         found
@@ -128,13 +134,15 @@ impl TargetFiles {
     /// Names of all files, for a suggestion.
     pub fn names(&self) -> Vec<String> {
         let mapped = self.mapped.values().filter_map(|mapped| mapped.mapping.path());
-        let names = mapped.chain(self.program.as_deref()).filter_map(Path::file_name);
+        let names = mapped
+            .chain(self.at_start.iter().map(PathBuf::as_path))
+            .filter_map(Path::file_name);
         names.map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
     /// A library by the name of its file, where the loader would look for it.
     fn library(&self, name: &str) -> Option<TargetFile> {
-        LIBRARY_FOLDERS.iter().find_map(|folder| {
+        startup::FOLDERS.iter().find_map(|folder| {
             let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
                 .ok()?
                 .flatten()
@@ -151,7 +159,7 @@ impl TargetFiles {
         let executable = Executable::open(mapped.pid, &mapped.mapping).ok()?;
         Some(TargetFile {
             executable: Arc::new(executable),
-            others: self.others.get(id).copied().unwrap_or(0),
+            others: self.others(id),
         })
     }
 
@@ -161,17 +169,18 @@ impl TargetFiles {
         let device = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
         Some(TargetFile {
             executable: Arc::new(executable),
-            others: self.others.get(&(device, metadata.ino())).copied().unwrap_or(0),
+            others: self.others(&(device, metadata.ino())),
         })
     }
 }
 
-fn id_of(mapping: &Mapping) -> FileId {
+/// Which file a mapping maps.
+pub fn id_of(mapping: &Mapping) -> FileId {
     (mapping.device, mapping.inode)
 }
 
 /// Mappings of code in files.
-fn code_of(pid: Pid) -> impl Iterator<Item = Mapping> {
+pub fn code_of(pid: Pid) -> impl Iterator<Item = Mapping> {
     let maps = read_maps(pid).unwrap_or_default();
     maps.into_iter()
         .filter(|mapping| mapping.executable && mapping.inode != 0 && mapping.path().is_some())
