@@ -25,10 +25,12 @@ const PLAIN: &str = "\x1b[0m";
 const NO_STACK: i64 = -14;
 
 /// What Stack_Analyzer calls the values that it has too, those of one block together.
-const BLOCKS: [&[(&str, &str)]; 7] = [
+const BLOCKS: [&[(&str, &str)]; 8] = [
     &[("cpu", "OnCPUTime")],
     &[("offcpu", "OffCPUTime")],
     &[("inuse_space", "LeakedSize"), ("inuse_objects", "LeakedCount")],
+    // it has none of this
+    &[("alloc_space", "alloc_space"), ("alloc_objects", "alloc_objects")],
     &[("io_bytes", "IOSize"), ("io_ops", "IOCount")],
     &[
         ("readahead_evicted", "UnusedReadaheadBytes"),

@@ -8,7 +8,7 @@ use crate::exit::{Code, Failure};
 use crate::record::{self, RecordArgs};
 
 const EXAMPLES: &str = "\
-Collectors: on_cpu, off_cpu, io, readahead, llc_stat [-P PERIOD], probe SPEC (repeatable).
+Collectors: on_cpu, off_cpu, memleak, io, readahead, llc_stat [-P PERIOD], probe SPEC (repeatable).
 Options: -p PID | -g CGROUP | -c COMMAND, -f HZ (49), -i SECONDS (5), -d SECONDS, -u, -k, -o TOP,
 -T cpu|memory|io 'some STALL WINDOW' (microseconds).
 
@@ -131,9 +131,12 @@ impl Asked {
                 "on_cpu" => asked.events.push("cpu".to_owned()),
                 "off_cpu" => asked.events.push("offcpu".to_owned()),
                 "memleak" => {
-                    return Err(usage("memleak: what a program has allocated and not freed is not measured yet").with_remedy(
-                        "moonscope record -e memory shows where resident memory comes from, and where it is given back",
-                    ));
+                    asked.events.push("alloc".to_owned());
+                    if words.next_if_eq(&"-W").is_some() {
+                        asked
+                            .notes
+                            .push("-W: an address that is given out again was freed, always".to_owned());
+                    }
                 }
                 "io" | "readahead" => asked.events.push(word.to_owned()),
                 "llc_stat" => {
@@ -185,7 +188,7 @@ impl Asked {
     fn check(mut self) -> Result<Self, Failure> {
         if self.events.is_empty() {
             return Err(usage("no collector")
-                .with_remedy("name at least one: on_cpu off_cpu io readahead llc_stat probe"));
+                .with_remedy("name at least one: on_cpu off_cpu memleak io readahead llc_stat probe"));
         }
         if self.command.is_some() && !self.target.is_empty() {
             return Err(usage("-c cannot be used together with -p or -g").with_remedy("leave one out"));
@@ -199,6 +202,10 @@ impl Asked {
                     .with_remedy("leave -f out, or give a number"));
             }
             self.hz = Self::default().hz;
+        }
+        if self.kernel && self.events.iter().any(|event| event == "alloc") {
+            self.notes
+                .push("memleak -k: memory of the kernel is not measured, that of programs is".to_owned());
         }
         if self.kernel && !self.user {
             self.notes
@@ -288,6 +295,10 @@ mod tests {
                 ),
             ),
             (
+                "memleak -W -p 4321 -u",
+                format!("-e alloc -F 49 --interval 5s --no-kernel {out} -p 4321"),
+            ),
+            (
                 "llc_stat -P 1000 -p -1",
                 format!("-e cache-misses:1000 -e cache-references:1000 -F 49 --interval 5s {out} -a"),
             ),
@@ -322,7 +333,6 @@ mod tests {
             ("on_cpu -T disk some~1~2", "no trigger"),
             ("on_cpu -T cpu much", "no trigger"),
             ("probe", "is missing"),
-            ("memleak -p 1", "not measured yet"),
         ] {
             let found = line(theirs).unwrap_err();
             assert!(found.contains(why), "{theirs}: {found}");
