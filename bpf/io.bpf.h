@@ -202,7 +202,8 @@ static __always_inline bool end_call(const struct pt_regs *regs, __u32 number, _
 	return true;
 }
 
-static __always_inline __u64 bytes_of_messages(__u64 messages, __u32 number)
+/* Global: it is verified once by itself, and what follows not once for each number of messages. */
+__noinline __u64 bytes_of_messages(__u64 messages, __u32 number)
 {
 	__u64 bytes = 0;
 
@@ -240,7 +241,6 @@ static __always_inline int on_io_exit(struct bpf_raw_tracepoint_args *ctx, enum 
 {
 	const struct pt_regs *regs = (void *)ctx->args[0];
 	long result = ctx->args[1];
-	struct ms_sum sum = {};
 	struct io_call ended = {};
 	struct scratch *s;
 	__u64 number = ~0ULL;
@@ -258,14 +258,15 @@ static __always_inline int on_io_exit(struct bpf_raw_tracepoint_args *ctx, enum 
 	s = take_scratch(io_event, SCRATCH_TASK);
 	if (!s)
 		return 0;
-	value_result(ended.tag, result, &sum);
-	sum.value[MS_IO_TIME] = now - ended.since;
-	if (call & MS_IO_MESSAGES && result > 0)
-		sum.value[MS_IO_BYTES] = bytes_of_messages(ended.messages, result);
 	bpf_probe_read_kernel(&s->regs, sizeof(s->regs), regs);
 	fill_sample(s, ctx, MS_SAMPLE_USER_MODE, loop);
 	s->sample.tag = ended.tag;
-	s->sample.sum = sum;
+	/* after the walk, which would be verified again for each result; and not on the stack, for the same reason */
+	s->sample.sum = (struct ms_sum){};
+	value_result(ended.tag, result, &s->sample.sum);
+	s->sample.sum.value[MS_IO_TIME] = now - ended.since;
+	if (call & MS_IO_MESSAGES && result > 0)
+		s->sample.sum.value[MS_IO_BYTES] = bytes_of_messages(ended.messages, result);
 	sum_sample(s);
 	give_back(s);
 	return 0;
