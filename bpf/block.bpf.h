@@ -143,7 +143,8 @@ static __always_inline int begin_request(void *ctx, __u64 key, __u64 issued, enu
 		return 0;
 	}
 	take_stack(s, ctx, loop);
-	begun.since = s->sample.time;
+	/* one that was not queued begins when it is issued, which was before its stack was taken */
+	begun.since = issued ?: s->sample.time;
 	begun.made = BPF_CORE_READ(request, start_time_ns);
 	begun.issued = issued;
 	begun.tag = tag_of_block(request);
