@@ -52,6 +52,11 @@ struct dentry {
 	} d_u;
 } __attribute__((preserve_access_index));
 
+/* Since 7.x the union has no name. */
+struct dentry___flat {
+	struct hlist_node d_alias;
+} __attribute__((preserve_access_index));
+
 struct vfsmount {
 	struct dentry *mnt_root;
 } __attribute__((preserve_access_index));
@@ -251,7 +256,11 @@ static __always_inline struct dentry *alias_of(struct inode *inode)
 {
 	struct hlist_node *first = BPF_CORE_READ(inode, i_dentry.first);
 
-	return first ? (void *)first - bpf_core_field_offset(struct dentry, d_u.d_alias) : NULL;
+	if (!first)
+		return NULL;
+	if (bpf_core_field_exists(struct dentry___flat, d_alias))
+		return (void *)first - bpf_core_field_offset(struct dentry___flat, d_alias);
+	return (void *)first - bpf_core_field_offset(struct dentry, d_u.d_alias);
 }
 
 #endif /* MOONSCOPE_FILE_PATH_H */
