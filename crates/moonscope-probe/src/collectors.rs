@@ -13,12 +13,13 @@ pub mod offcpu;
 pub mod probe;
 mod readahead;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moonscope_unwind::abi;
 
 use crate::collector::{AnyCollector, EventSpec};
 use crate::error::ProbeError;
+use crate::kernel_types::tells_events_apart;
 
 /// An event that can be recorded.
 pub struct Event {
@@ -217,6 +218,28 @@ pub(crate) fn create(events: &[EventSpec]) -> Result<Vec<AnyCollector>, ProbeErr
     Ok(all)
 }
 
+/// Two that have a program in common, such as counters, need a kernel that tells it which one it runs for.
+pub(crate) fn check_told_apart(collectors: &[AnyCollector]) -> Result<(), ProbeError> {
+    match sharing(collectors) {
+        Some((first, second)) if !tells_events_apart() => Err(ProbeError::NotToldApart {
+            first: first.to_owned(),
+            second: second.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The first two that have a program in common.
+fn sharing(collectors: &[AnyCollector]) -> Option<(&'static str, &'static str)> {
+    let mut owners = BTreeMap::new();
+    collectors.iter().find_map(|collector| {
+        collector.programs().iter().find_map(|program| {
+            let first = owners.insert(*program, collector.name())?;
+            Some((first, collector.name()))
+        })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +259,24 @@ mod tests {
         );
         let events = ["page-faults:10", "page-faults:10"].map(EventSpec::parse);
         assert_eq!(create(&events).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn only_counters_have_a_program_in_common() {
+        let shared_by = |names: &[&str]| {
+            let events: Vec<_> = names.iter().copied().map(EventSpec::parse).collect();
+            sharing(&create(&events).unwrap())
+        };
+        assert_eq!(
+            shared_by(&["cpu", "page-faults", "offcpu", "cycles"]),
+            Some(("page-faults", "cycles"))
+        );
+        let others = ["cpu", "offcpu", "io", "block", "readahead", "memory", "lua-loop"];
+        assert_eq!(shared_by(&others), None);
+        assert_eq!(
+            shared_by(&["lua-alloc", "lua-wait", "probe:malloc", "page-faults"]),
+            None
+        );
     }
 
     #[test]

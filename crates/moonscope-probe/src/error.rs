@@ -167,6 +167,16 @@ pub enum ProbeError {
         /// Who was looked at.
         processes: String,
     },
+    /// One program would have to measure several things, and the kernel does not tell it which one it runs for.
+    #[error(
+        "this kernel cannot measure `{second}` beside `{first}`: which of several a BPF program runs for is told since Linux 5.15"
+    )]
+    NotToldApart {
+        /// What was asked for first.
+        first: String,
+        /// And then.
+        second: String,
+    },
     /// There is no such event.
     #[error("there is no event `{name}`")]
     UnknownEvent {
@@ -233,6 +243,9 @@ impl ProbeError {
             Self::NoKprobes { instead, .. } => Some(instead.clone()),
             Self::ProbeRefused { .. } => Some("ask for another function, or for a tracepoint".into()),
             Self::NoTracepoint { .. } => Some("`moonscope list events` shows what else there is".into()),
+            Self::NotToldApart { .. } => Some(
+                "record them one after the other; one probe with `*` may match many functions".into(),
+            ),
             Self::TooManyEvents { .. } => Some("record them one after the other".into()),
             Self::EventArgument { .. } => Some("`moonscope list events` shows what there is".into()),
             Self::OldKernel { instead, .. } => Some((*instead).to_owned()),
@@ -273,6 +286,7 @@ impl ProbeError {
                 | Self::ProbeRefused { .. }
                 | Self::NoTracepoint { .. }
                 | Self::OldKernel { .. }
+                | Self::NotToldApart { .. }
         )
     }
 }

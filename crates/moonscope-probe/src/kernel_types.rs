@@ -1,6 +1,6 @@
 //! What the running kernel has, by its own type information; and which one it is.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use libbpf_rs::libbpf_sys;
 
@@ -38,6 +38,22 @@ pub fn tracepoint_arguments(name: &str) -> Option<u32> {
     })
 }
 
+/// Does this kernel have this BPF helper? Each is a value of an enumeration (include/uapi/linux/bpf.h).
+pub fn has_helper(name: &str) -> bool {
+    with_types(|types| {
+        let id = find(types, "bpf_func_id")?;
+        names_in_enumeration(types, id)?
+            .any(|other| other.to_bytes() == name.as_bytes())
+            .then_some(())
+    })
+    .is_some()
+}
+
+/// Can a program that several perf events have be told for which of them it runs? Since Linux 5.15.
+pub fn tells_events_apart() -> bool {
+    has_helper("BPF_FUNC_get_attach_cookie")
+}
+
 /// The types, for as long as the kernel's are in memory.
 struct Types(*mut libbpf_sys::btf);
 
@@ -68,4 +84,27 @@ fn type_of(types: &Types, id: u32) -> Option<(u32, u32)> {
     // SAFETY: both fields of the union are plain numbers of the same size.
     let of = unsafe { found.__bindgen_anon_1.type_ };
     Some((of, found.info & 0xffff))
+}
+
+/// Names of the values of an enumeration (`struct btf_enum`).
+fn names_in_enumeration(types: &Types, id: u32) -> Option<impl Iterator<Item = &CStr>> {
+    const BTF_KIND_ENUM: u32 = 6;
+    // SAFETY: the types are there; what is given points into them, or is NULL.
+    let found = unsafe { libbpf_sys::btf__type_by_id(types.0, id).as_ref() }?;
+    if found.info >> 24 & 0x1f != BTF_KIND_ENUM {
+        return None;
+    }
+    let first = std::ptr::from_ref(found)
+        .wrapping_add(1)
+        .cast::<libbpf_sys::btf_enum>();
+    let count = (found.info & 0xffff) as usize;
+    // SAFETY: so many values stand behind the type, which libbpf has checked; both have alignment 4.
+    let values = unsafe { std::slice::from_raw_parts(first, count) };
+    Some(values.iter().filter_map(|value| {
+        // SAFETY: the types are there; what is given is a C string in them, or NULL.
+        unsafe {
+            let name = libbpf_sys::btf__name_by_offset(types.0, value.name_off);
+            (!name.is_null()).then(|| CStr::from_ptr(name))
+        }
+    }))
 }

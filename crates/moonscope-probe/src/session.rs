@@ -133,6 +133,7 @@ impl Session {
         );
         let cpus = online_cpus()?;
         let mut collectors = collectors_of(options)?;
+        collectors::check_told_apart(&collectors)?;
         let context = Context {
             hz: options.hz,
             cpus: &cpus,

@@ -24,7 +24,7 @@ use crate::breakpoints::files::TargetFiles;
 use crate::breakpoints::make_room_for_stacks;
 use crate::collector::{AnyCollector, Collector, Column, Context, EventSpec, Programs};
 use crate::error::ProbeError;
-use crate::kernel_types::is_kernel_at_least;
+use crate::kernel_types::{is_kernel_at_least, tells_events_apart};
 use crate::limits::Limits;
 use crate::processes::monotonic_now;
 use crate::session::Scope;
@@ -102,11 +102,12 @@ impl Probe {
 
     /// Can the programs of this kernel be told which of several probes they run for?
     fn check_cookies(&mut self) -> Result<(), ProbeError> {
-        if self.asked.len() > 1 && !is_kernel_at_least(5, 15) {
-            return Err(ProbeError::EventArgument {
-                event: "probe".to_owned(),
-                argument: self.asked[1].0.clone(),
-                expected: "a single probe: kernels before 5.15 do not tell several apart (one with `*` may match many)",
+        if let [(first, _), (second, _), ..] = self.asked.as_slice()
+            && !tells_events_apart()
+        {
+            return Err(ProbeError::NotToldApart {
+                first: format!("probe:{first}"),
+                second: format!("probe:{second}"),
             });
         }
         let raw: BTreeSet<u8> = self.raw_sites().map(|site| site.spec).collect();

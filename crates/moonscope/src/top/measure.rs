@@ -91,7 +91,9 @@ impl Measurement {
 
     /// Loads and attaches everything. What is to be said of events goes to stderr.
     pub fn prepare(&mut self) -> Result<Session, Failure> {
-        self.lend(|recorder| recorder.prepare_and_tell(&mut |event, line| crate::exit::tell!("{event}: {line}")))
+        self.lend(|recorder| {
+            recorder.prepare_and_tell(&mut |event, line| crate::exit::tell!("{event}: {line}"))
+        })
     }
 
     /// Measures until somebody leaves.
