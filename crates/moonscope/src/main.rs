@@ -6,6 +6,7 @@ mod doctor;
 mod exit;
 mod input;
 mod list;
+mod nginx;
 mod output;
 mod record;
 mod stack;
@@ -34,6 +35,7 @@ enum Verb {
     Record(Box<record::RecordArgs>),
     Top(Box<top::TopArgs>),
     Stack(stack::StackArgs),
+    Nginx(Box<nginx::NginxArgs>),
     Diff(diff::DiffArgs),
     Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
@@ -53,6 +55,7 @@ fn main() -> std::process::ExitCode {
         Verb::Record(args) => record::run(*args),
         Verb::Top(args) => top::run(*args),
         Verb::Stack(args) => stack::run(args),
+        Verb::Nginx(args) => nginx::run(&args),
         Verb::Diff(args) => diff::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Doctor(args) => doctor::run(args),

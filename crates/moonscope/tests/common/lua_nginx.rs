@@ -47,6 +47,11 @@ impl LuaNginx {
         format!("--nginx={}", self.dir.path().join("nginx.pid").display())
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Asks for a place; whoever gets the answer reads it from there.
     pub fn ask(&self, place: &str) -> TcpStream {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
@@ -67,10 +72,15 @@ impl LuaNginx {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// The process that starts those that answer.
+    pub fn master(&self) -> u32 {
+        let master = std::fs::read_to_string(self.dir.path().join("nginx.pid")).unwrap();
+        master.trim().parse().unwrap()
+    }
+
     /// The process that answers.
     pub fn worker(&self) -> u32 {
-        let master = std::fs::read_to_string(self.dir.path().join("nginx.pid")).unwrap();
-        let children = format!("/proc/{0}/task/{0}/children", master.trim());
+        let children = format!("/proc/{0}/task/{0}/children", self.master());
         let children = std::fs::read_to_string(children).unwrap();
         children.split_whitespace().next().unwrap().parse().unwrap()
     }

@@ -1,0 +1,174 @@
+//! `moonscope nginx`: what nginx is doing, read out of its memory.
+
+mod connections;
+mod pool;
+mod requests;
+mod table;
+mod workers;
+mod zones;
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use moonscope_nginx::Worker;
+use serde_json::{Value, json};
+
+use crate::exit::{Code, Failure};
+use crate::target::TargetArgs;
+use workers::Workers;
+
+/// Shows what nginx is doing: its requests, connections, shared memory and pools.
+///
+/// All of it is read out of the memory of its workers: nothing is probed, stopped or restarted, and no debug information or
+/// symbols are needed. A worker that is stuck shows as much as one that waits.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct NginxArgs {
+    #[command(subcommand)]
+    view: View,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo moonscope nginx requests                 every request in flight, the oldest first, in all workers
+  sudo moonscope nginx requests -p 4321 --watch the same of one worker (or of all of a master), again and again
+  sudo moonscope nginx connections              how many connections there are, and what for
+  sudo moonscope nginx shm --json               shared memory: lua_shared_dict, limit_req, caches
+  sudo moonscope nginx pool                     what the configuration holds in memory
+
+Without a target every nginx of the machine is meant. The old names are understood too: ngx-active-reqs,
+ngx-count-conns, ngx-shm, ngx-cycle-pool. Arguments of requests are shown with --show-values only.
+
+Exit status: 0 if everything was shown, 3 if it is not permitted, 4 if there is no nginx,
+6 if one of several workers could not be looked at.";
+
+#[derive(Subcommand)]
+enum View {
+    /// Requests in flight: age, phase, what is waited for
+    #[command(visible_alias = "reqs", alias = "ngx-active-reqs")]
+    Requests(requests::RequestsArgs),
+    /// Connections by what they are for
+    #[command(visible_alias = "conns", alias = "ngx-count-conns")]
+    Connections(ViewArgs),
+    /// Zones of shared memory and what is free in them
+    #[command(alias = "ngx-shm")]
+    Shm(zones::ZonesArgs),
+    /// The pool of the cycle: memory that the configuration and modules hold
+    #[command(alias = "ngx-cycle-pool")]
+    Pool(ViewArgs),
+    /// Where the fields of this nginx were found, to be sent with a report of a defect
+    Layout(ViewArgs),
+}
+
+/// What all views have.
+#[derive(Args)]
+struct ViewArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+
+    /// Writes JSON instead of a table (docs/nginx.md)
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+
+    /// `orig`: the text of the old SystemTap tool, for scripts that read it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
+    /// Shows it again and again, each TIME
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
+          value_parser = crate::record::duration::parse)]
+    watch: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Orig,
+}
+
+/// A view of workers.
+trait Show {
+    /// What it is called in JSON.
+    const KIND: &'static str;
+
+    /// What one worker has, as JSON: an object.
+    fn json(&self, worker: &Worker) -> Result<Value, Failure>;
+
+    /// What all have, for people.
+    fn table(&self, workers: &[Worker]) -> Result<String, Failure>;
+
+    /// What one worker has, in the words of the old tool.
+    fn orig(&self, worker: &Worker) -> Result<String, Failure>;
+}
+
+/// Runs the verb.
+pub fn run(args: &NginxArgs) -> Result<Code, Failure> {
+    match &args.view {
+        View::Requests(args) => show(&args.view, args),
+        View::Connections(args) => show(args, &connections::ConnectionsView),
+        View::Shm(args) => show(&args.view, args),
+        View::Pool(args) => show(args, &pool::PoolView),
+        View::Layout(args) => show(args, &workers::LayoutView),
+    }
+}
+
+fn show<S: Show>(args: &ViewArgs, view: &S) -> Result<Code, Failure> {
+    let is_terminal = std::io::stdout().is_terminal();
+    loop {
+        let workers = Workers::find(&args.target)?;
+        let text = render(args, view, &workers.open)?;
+        let clear = if args.watch.is_some() && is_terminal {
+            "\x1b[H\x1b[2J"
+        } else {
+            ""
+        };
+        let mut stdout = std::io::stdout().lock();
+        match stdout
+            .write_all(format!("{clear}{text}").as_bytes())
+            .and_then(|()| stdout.flush())
+        {
+            // `moonscope nginx requests | head` is no failure
+            Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Code::Done),
+            written => written?,
+        }
+        drop(stdout);
+        for (pid, why) in &workers.failed {
+            eprintln!(
+                "moonscope: process {pid} is left out: {}",
+                moonscope_process::visible(why)
+            );
+        }
+        match args.watch {
+            Some(time) => std::thread::sleep(time),
+            None if workers.failed.is_empty() => return Ok(Code::Done),
+            None => return Ok(Code::Partial),
+        }
+    }
+}
+
+fn render<S: Show>(args: &ViewArgs, view: &S, workers: &[Worker]) -> Result<String, Failure> {
+    if args.json {
+        let each = workers.iter().map(|worker| {
+            let mut value = view.json(worker)?;
+            value["pid"] = worker.pid().into();
+            Ok(value)
+        });
+        let document = json!({
+            "format": S::KIND,
+            "version": 1,
+            "producer": concat!("moonscope ", env!("CARGO_PKG_VERSION")),
+            "workers": each.collect::<Result<Vec<_>, Failure>>()?,
+        });
+        // one line for each look, so that a reader of --watch finds where one ends
+        let text = match args.watch {
+            Some(_) => serde_json::to_string(&document)?,
+            None => serde_json::to_string_pretty(&document)?,
+        };
+        return Ok(text + "\n");
+    }
+    match args.format {
+        Format::Table => view.table(workers),
+        Format::Orig => workers.iter().map(|worker| view.orig(worker)).collect(),
+    }
+}
