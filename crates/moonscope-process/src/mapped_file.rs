@@ -8,6 +8,7 @@
 use crate::elf::ReadAt;
 use crate::maps::{Mapping, MappingName, read_maps};
 use crate::memory::{ProcessMemory, RemoteMemory};
+use crate::process_state::id_with_memory;
 use crate::root::{Root, open_regular};
 use crate::{Pid, ProcessError};
 use std::fs::File;
@@ -33,7 +34,8 @@ pub(crate) fn open(
 
 /// Opens the file of a mapping through `map_files`.
 fn open_mapped(pid: Pid, mapping: &Mapping, path: &Path) -> Result<File, ProcessError> {
-    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+    let id = id_with_memory(pid);
+    let link = format!("/proc/{id}/map_files/{:x}-{:x}", mapping.start, mapping.end);
     let file = open_regular(&link)
         .map_err(|err| ProcessError::from_proc(pid, "cannot open mapped files", err.into()))?;
     if same_inode(&file, mapping) {

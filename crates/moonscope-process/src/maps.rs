@@ -6,7 +6,7 @@
 //! cannot be told apart, so names serve people, and files are opened through [`crate::Executable::open`].
 
 use crate::bytes::{self, decimal, hex};
-use crate::process_state::{self, Presence};
+use crate::process_state::{self, Presence, id_with_memory};
 use crate::{Pid, ProcessError};
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -97,11 +97,12 @@ impl Mapping {
 /// A list of a running process is never atomic: the kernel gives it page by page. Every line is right
 /// at the moment it is made.
 pub fn read_maps(pid: Pid) -> Result<Vec<Mapping>, ProcessError> {
-    const WHAT: &str = "cannot read the mappings";
-    let text = bytes::read_file(&format!("/proc/{pid}/maps"))
-        .map_err(|err| ProcessError::from_proc(pid, WHAT, err))?;
-    let maps = parse_maps(&text);
+    let maps = read_maps_of(pid, pid)?;
     if maps.is_empty() {
+        let other = id_with_memory(pid);
+        if other != pid {
+            return read_maps_of(pid, other);
+        }
         // A kernel thread and a zombie have an empty list, and no error.
         match process_state::presence(pid) {
             Presence::KernelThread => return Err(ProcessError::KernelThread { pid }),
@@ -110,6 +111,13 @@ pub fn read_maps(pid: Pid) -> Result<Vec<Mapping>, ProcessError> {
         }
     }
     Ok(maps)
+}
+
+/// The mappings of `pid` as those of its thread `id`.
+fn read_maps_of(pid: Pid, id: Pid) -> Result<Vec<Mapping>, ProcessError> {
+    let text = bytes::read_file(&format!("/proc/{id}/maps"))
+        .map_err(|err| ProcessError::from_proc(pid, "cannot read the mappings", err))?;
+    Ok(parse_maps(&text))
 }
 
 /// Parses the text of a `maps` file. Lines that are not mappings are left out.

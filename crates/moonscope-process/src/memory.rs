@@ -1,11 +1,13 @@
 //! Memory of something that is not us: a live process, or bytes in a test.
 
+use crate::process_state::id_with_memory;
 use crate::{Pid, ProcessError};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Read access to an address space. Everything that decodes a process (LuaJIT, nginx) goes through
 /// this, so that it also runs on a core file or on bytes in a test.
@@ -109,6 +111,8 @@ const MAX_PIECES: usize = 1024;
 #[derive(Debug)]
 pub struct ProcessMemory {
     pid: Pid,
+    /// A thread that has the memory, see [`id_with_memory`].
+    id: AtomicU32,
     mem: OnceLock<Option<File>>,
     pagemap: OnceLock<Option<File>>,
 }
@@ -118,6 +122,7 @@ impl ProcessMemory {
     pub fn new(pid: Pid) -> Self {
         Self {
             pid,
+            id: AtomicU32::new(pid),
             mem: OnceLock::new(),
             pagemap: OnceLock::new(),
         }
@@ -126,6 +131,16 @@ impl ProcessMemory {
     /// Whose memory it is.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    fn id(&self) -> Pid {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    /// Takes another thread, if the one that was taken has ended; false: none is left.
+    fn take_other(&self) -> bool {
+        let other = id_with_memory(self.pid);
+        self.id.swap(other, Ordering::Relaxed) != other
     }
 
     fn read_vm(&self, addr: u64, buf: &mut [u8]) -> io::Result<usize> {
@@ -139,7 +154,7 @@ impl ProcessMemory {
         };
         // SAFETY: `local` describes `buf`, which lives and is ours for the whole call; the kernel
         // checks `remote` against the other address space and writes at most `buf.len()` bytes.
-        let read = unsafe { libc::process_vm_readv(self.pid.cast_signed(), &local, 1, &remote, 1, 0) };
+        let read = unsafe { libc::process_vm_readv(self.id().cast_signed(), &local, 1, &remote, 1, 0) };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 
@@ -160,7 +175,7 @@ impl ProcessMemory {
         // of `remote` against the other address space and writes at most `into.len()` bytes.
         let read = unsafe {
             libc::process_vm_readv(
-                self.pid.cast_signed(),
+                self.id().cast_signed(),
                 &local,
                 1,
                 remote.as_ptr(),
@@ -174,7 +189,7 @@ impl ProcessMemory {
     fn read_mem(&self, addr: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mem = self
             .mem
-            .get_or_init(|| File::open(format!("/proc/{}/mem", self.pid)).ok());
+            .get_or_init(|| File::open(format!("/proc/{}/mem", self.id())).ok());
         match mem {
             Some(mem) => mem.read_at(buf, addr),
             None => Err(io::Error::from_raw_os_error(libc::EPERM)),
@@ -210,7 +225,10 @@ impl RemoteMemory for ProcessMemory {
             Err(err) => err,
         };
         if err.raw_os_error() == Some(libc::ESRCH) {
-            return Err(ProcessError::Exited { pid: self.pid });
+            return match self.take_other() {
+                true => self.read(addr, buf),
+                false => Err(ProcessError::Exited { pid: self.pid }),
+            };
         }
         match self.read_mem(addr, buf) {
             Ok(read) if read > 0 => Ok(read),
@@ -237,7 +255,7 @@ impl RemoteMemory for ProcessMemory {
         let pages = range.end.div_ceil(page).saturating_sub(first);
         let pagemap = self
             .pagemap
-            .get_or_init(|| File::open(format!("/proc/{}/pagemap", self.pid)).ok());
+            .get_or_init(|| File::open(format!("/proc/{}/pagemap", self.id())).ok());
         let (Some(pagemap), 1..=MAX_PAGES) = (pagemap, pages) else {
             return range;
         };

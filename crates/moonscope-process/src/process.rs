@@ -1,7 +1,7 @@
 //! What `/proc/PID` says of a process: who it is, who its parent is, which namespaces it lives in.
 
 use crate::bytes::{self, decimal};
-use crate::process_state::Stat;
+use crate::process_state::{Stat, id_with_memory};
 use crate::{Pid, ProcessError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -54,7 +54,7 @@ impl Process {
         Ok(Self {
             pid: status.tgid,
             is_kernel_thread: stat.is_kernel_thread(),
-            is_zombie: stat.is_dead(),
+            is_zombie: stat.is_dead() && id_with_memory(status.tgid) == status.tgid,
             comm: String::from_utf8_lossy(&stat.comm).into_owned(),
             parent: stat.parent,
             start: StartTime(stat.start_ticks),
@@ -85,7 +85,8 @@ impl Process {
 /// Path of the executable of a process in its own root, for people: open it by
 /// [`crate::Executable::open`]. The mark of an unlinked file is taken off.
 pub fn exe(pid: Pid) -> Result<PathBuf, ProcessError> {
-    let path = std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|err| {
+    let id = id_with_memory(pid);
+    let path = std::fs::read_link(format!("/proc/{id}/exe")).map_err(|err| {
         // ENOENT has two meanings here: no process, and a process without an executable.
         match err.kind() == io::ErrorKind::NotFound && Path::new(&format!("/proc/{pid}")).exists() {
             true => ProcessError::KernelThread { pid },

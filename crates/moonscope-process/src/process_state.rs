@@ -74,3 +74,15 @@ pub(crate) fn presence(pid: Pid) -> Presence {
         _ => Presence::Dead,
     }
 }
+
+/// The id under which /proc shows memory and files of a process: its own, or that of a thread that lives on when the first
+/// one has ended (pthread_exit in main). Each thread gives up the memory at its own end (do_exit, kernel/exit.c).
+pub(crate) fn id_with_memory(pid: Pid) -> Pid {
+    let is_dead = |id| presence(id) == Presence::Dead;
+    if !is_dead(pid) {
+        return pid;
+    }
+    let threads = crate::process::threads(pid).unwrap_or_default();
+    let mut others = threads.into_iter().filter(|&tid| tid != pid);
+    others.find(|&tid| !is_dead(tid)).unwrap_or(pid)
+}

@@ -4,6 +4,7 @@
 //! way would be resolved from *our* root (path_resolution(7)): a container could show us any file of the
 //! host under the name of its own. `openat2` with `RESOLVE_IN_ROOT` (Linux 5.6) keeps every step inside.
 
+use crate::process_state::id_with_memory;
 use crate::{Pid, ProcessError};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatxFlags};
 use std::collections::HashMap;
@@ -27,7 +28,8 @@ impl Root {
     /// The root of a process.
     pub(crate) fn of(pid: Pid) -> Result<Self, ProcessError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, format!("/proc/{pid}/root"), flags, Mode::empty())
+        let id = id_with_memory(pid);
+        let fd = rustix::fs::openat(CWD, format!("/proc/{id}/root"), flags, Mode::empty())
             .map_err(|err| ProcessError::from_proc(pid, "cannot enter the root", err.into()))?;
         let mask = StatxFlags::INO | StatxFlags::MNT_ID;
         let Ok(stat) = rustix::fs::statx(&fd, c"", rustix::fs::AtFlags::EMPTY_PATH, mask) else {

@@ -199,8 +199,12 @@ fn check_stdout(outputs: &[PathBuf], format: Option<Format>) -> Result<(), Failu
     if is_stream || outputs.iter().all(|path| path.as_os_str() != "-") {
         return Ok(());
     }
-    Err(Failure::new(Code::Usage, "a recording is written to files, not to stdout").with_remedy(
-        "record to a file first: moonscope record -o x.json ...; moonscope convert x.json -o - --to folded",
+    Err(Failure::new(
+        Code::Usage,
+        "a recording goes to stdout as --format folded or stack-analyzer only",
+    )
+    .with_remedy(
+        "other formats go to files: moonscope record -o x.json ...; moonscope convert x.json -o - --to pprof",
     ))
 }
 

@@ -305,6 +305,24 @@ fn root_a_running_file_may_be_replaced_or_deleted() {
     }
 }
 
+/// The first thread has ended, and with it what /proc shows of the process under its own number.
+#[test]
+fn root_a_process_whose_first_thread_has_ended_is_recorded() {
+    let Some(path) = root().then(|| program("leaderless")).flatten() else {
+        return;
+    };
+    let program = Program::start(&path, &["60"]);
+    let recording = record(&["-p", &program.pid_text(), "-d", "1s"]);
+    recording.assert_complete(0.99);
+    recording.profile.assert_most(0.95, "is in the thread", |sample| {
+        sample
+            .below("enter_thread")
+            .is_some_and(|names| names[1] == "busy")
+    });
+    let by_name = record(&["--comm", "leaderless", "-d", "500ms"]);
+    assert!(by_name.profile.with("busy") > 0);
+}
+
 /// A program is written over between two runs, as `cp` does it: the inode is the same, and it is another program.
 #[test]
 fn root_a_program_that_is_written_over_is_another_one() {

@@ -3,8 +3,10 @@
 //! Its beginning, up to `headers_in`, never changed since 1.9. Behind that everything moves with the version, patches and build
 //! options; but these stand side by side in all of them, in this order:
 //!
-//!     time_t start_sec; ngx_msec_t start_msec; ngx_uint_t method, http_version;
-//!     ngx_str_t request_line, uri, args, exten, unparsed_uri, method_name, http_protocol;
+//! ```text
+//! time_t start_sec; ngx_msec_t start_msec; ngx_uint_t method, http_version;
+//! ngx_str_t request_line, uri, args, exten, unparsed_uri, method_name, http_protocol;
+//! ```
 //!
 //! The table of variables tells where `uri`, `args`, `unparsed_uri` and `http_protocol` are: they must be as far apart as that.
 //! Others are read by the code of variables and of exported functions, and what several read must be the same.
