@@ -693,6 +693,7 @@ enum {
 	MS_SAMPLE_COROUTINE = 1 << 4,	/* what is outside of the coroutine that C resumed is left out */
 	MS_SAMPLE_TRACEPOINT = 1 << 3,	/* taken in a tracepoint, whose own frames are at the leaf */
 	MS_SAMPLE_CALLED = 1 << 5,	/* taken where a function was called: its return address is `called` words up */
+	MS_SAMPLE_BETWEEN = 1 << 6,	/* its stack pointer may be that of another place: one frame is no whole stack */
 	MS_SAMPLE_MAPS_CHANGED = 1 << 2, /* mm->exec_vm is not what it was when the maps were read */
 };
 

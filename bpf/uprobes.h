@@ -298,6 +298,17 @@ static __always_inline void leave_breakpoint(struct scratch *s)
 }
 
 /*
+ * May the thread be where its stack pointer is not that of its instruction pointer? sys_uretprobe (arch/x86/kernel/uprobes.c,
+ * Linux 6.11) lowers the one before it puts the other back: a walk begins too low then, and what it takes for the end of the
+ * stack behind the first frame is none.
+ */
+static __always_inline bool is_between_stacks(struct scratch *s)
+{
+	return !(s->sample.flags & MS_SAMPLE_USER_MODE) && (long)s->regs.orig_ax < 0 &&
+	       uprobe_task(s->walk.window) != 0;
+}
+
+/*
  * Puts true return addresses into the copy of the stack at the end of a sample, for a walk in user space. Of two with
  * one place the newer is true, and after it there is no trampoline at this place.
  */

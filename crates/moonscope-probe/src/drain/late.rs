@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moonscope_process::Pid;
-use moonscope_unwind::{WalkFrame, abi};
+use moonscope_unwind::{WalkEnd, WalkFrame, abi};
 
 use super::{Drain, ENDED_EARLY};
 use crate::comparison::was_copied_for_comparison;
@@ -94,10 +94,15 @@ impl Drain {
                     sample.called(),
                     self.max_depth,
                 );
+                let is_between = head.flags & abi::MS_SAMPLE_BETWEEN != 0 && walk.frames.len() <= 1;
+                let end = match walk.end {
+                    end if is_between && end.is_complete() => WalkEnd::Uprobe,
+                    end => end,
+                };
                 // a copy of the native stack has no Lua in it
                 let lacks_lua = self.lua.are_in_vm(head.pid, &walk.frames).then_some(WITHOUT_LUA);
                 let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
-                (Some(newest), frames, cut_of(walk.end).or(lacks_lua))
+                (Some(newest), frames, cut_of(end).or(lacks_lua))
             }
             (Some((registers, _)), None, _) => {
                 let addr = registers.regs[abi::MS_REG_RIP as usize];
