@@ -259,7 +259,7 @@ static __always_inline int on_io_exit(struct bpf_raw_tracepoint_args *ctx, enum 
 	if (!s)
 		return 0;
 	bpf_probe_read_kernel(&s->regs, sizeof(s->regs), regs);
-	fill_sample(s, ctx, MS_SAMPLE_USER_MODE, loop);
+	fill_sample_at(s, ctx, MS_SAMPLE_USER_MODE, now, loop);
 	s->sample.tag = ended.tag;
 	/* after the walk, which would be verified again for each result; and not on the stack, for the same reason */
 	s->sample.sum = (struct ms_sum){};

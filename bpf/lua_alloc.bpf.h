@@ -75,7 +75,7 @@ static __noinline int look_at_heap(struct lua_alloc_cpu *cpu, const struct pt_re
 		return -1;
 	if (is_user_mode(regs))
 		cpu->regs = *regs;
-	else if (saved_user_regs((void *)bpf_get_current_task(), &cpu->regs) || !is_user_mode(&cpu->regs))
+	else if (saved_user_regs(&cpu->regs) || !is_user_mode(&cpu->regs))
 		return -1;
 	walk_from_regs(w, &cpu->regs);
 	w->pid = pid;

@@ -83,7 +83,7 @@ static __always_inline __u32 tag_of_current(struct task_struct *task, __u32 how)
 	if (BPF_CORE_READ_BITFIELD_PROBED(t, in_iowait))
 		tag |= MS_OFFCPU_IOWAIT;
 	/* not all registers: Linux 5.10 has 512 bytes of stack for all calls together */
-	if (saved_call(task, &call))
+	if (saved_call(&call))
 		return tag;
 	if (call < 0)
 		return tag | MS_OFFCPU_NO_CALL;

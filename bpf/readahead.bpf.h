@@ -389,12 +389,11 @@ static __always_inline bool may_have_pages(__u64 mapping)
  */
 static __always_inline __u64 start_of_read(__u64 mapping, __u64 first, const struct ra_thread *thread)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct file___read *file;
 	struct pt_regs regs;
 	__u64 start;
 
-	if (saved_user_regs(task, &regs))
+	if (saved_user_regs(&regs))
 		return first;
 	if (regs.orig_ax == RA_READ || regs.orig_ax == RA_PREAD) {
 		file = (void *)file_of_fd(regs.di);

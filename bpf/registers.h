@@ -8,6 +8,39 @@
 /* arch/x86/include/asm/segment.h: 32-bit user code runs with this selector */
 #define MS_USER32_CS 0x23
 
+/* What is read of the running task for each stack. Typed pointers are read without the call of a helper (5.11). */
+struct current_task {
+	__u32 flags;
+	__u64 mm;		/* 0: it has no memory of its own */
+	__u64 exec_vm;		/* pages of it that may be executed */
+};
+
+static __always_inline void look_at_current_task(struct current_task *to)
+{
+	struct task_struct *task;
+	struct mm_struct *mm;
+
+	to->exec_vm = 0;
+	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_get_current_task_btf___probe)) {
+		task = (void *)bpf_get_current_task_btf();
+		mm = task->mm;
+		to->flags = task->flags;
+		to->mm = (__u64)mm;
+		if (mm)
+			to->exec_vm = mm->exec_vm;
+		return;
+	}
+	task = (void *)bpf_get_current_task();
+	to->flags = BPF_CORE_READ(task, flags);
+	to->mm = (__u64)BPF_CORE_READ(task, mm);
+	to->exec_vm = BPF_CORE_READ(task, mm, exec_vm);
+}
+
+static __always_inline bool is_of_the_kernel(__u32 task_flags)
+{
+	return task_flags & (PF_KTHREAD | PF_IO_WORKER);
+}
+
 static __always_inline int is_user_mode(const struct pt_regs *regs)
 {
 	return (regs->cs & 3) == 3;
@@ -17,23 +50,26 @@ static __always_inline int is_user_mode(const struct pt_regs *regs)
  * A tick in kernel code: the user registers were saved at the top of the kernel
  * stack when the kernel was entered.
  */
-static __always_inline const struct pt_regs *where_user_regs_are(struct task_struct *task)
+static __always_inline const struct pt_regs *where_user_regs_are(void)
 {
+	struct task_struct *task;
+
 	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_task_pt_regs___probe))
 		return (void *)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf());
+	task = (void *)bpf_get_current_task();
 	/* task_pt_regs() of kernels before 5.15; no padding on x86-64 there */
 	return (void *)(BPF_CORE_READ(task, stack) + ms_kernel_stack_size - sizeof(struct pt_regs));
 }
 
-static __always_inline int saved_user_regs(struct task_struct *task, struct pt_regs *to)
+static __always_inline int saved_user_regs(struct pt_regs *to)
 {
-	return bpf_probe_read_kernel(to, sizeof(*to), where_user_regs_are(task));
+	return bpf_probe_read_kernel(to, sizeof(*to), where_user_regs_are());
 }
 
 /* The number of the system call that the task is in; negative: in none (arch/x86/entry stores -1). */
-static __always_inline int saved_call(struct task_struct *task, long *call)
+static __always_inline int saved_call(long *call)
 {
-	return bpf_probe_read_kernel(call, sizeof(*call), &where_user_regs_are(task)->orig_ax);
+	return bpf_probe_read_kernel(call, sizeof(*call), &where_user_regs_are()->orig_ax);
 }
 
 static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs *regs)

@@ -76,11 +76,10 @@ static __always_inline bool must_walk_later(__u32 end, __u32 flags)
 	return end == MS_END_NEW_PROCESS || end == MS_END_NO_TABLE || end == MS_END_NO_MAPPING;
 }
 
-static __always_inline void walk_user(struct scratch *s, struct task_struct *task, __u32 pid,
-				      enum walk_loop loop)
+static __always_inline void walk_user(struct scratch *s, const struct current_task *task, enum walk_loop loop)
 {
 	struct walk *w = &s->walk;
-	struct ms_process *process = bpf_map_lookup_elem(&processes, &pid);
+	struct ms_process *process = bpf_map_lookup_elem(&processes, &w->pid);
 
 	if (!process || process->state != MS_PROCESS_READY) {
 		w->end = MS_END_NEW_PROCESS;
@@ -89,7 +88,7 @@ static __always_inline void walk_user(struct scratch *s, struct task_struct *tas
 	s->sample.generation = process->generation;
 	w->first = process->first;
 	w->count = process->count;
-	s->sample.exec_vm = BPF_CORE_READ(task, mm, exec_vm);
+	s->sample.exec_vm = task->exec_vm;
 	if (s->sample.exec_vm != process->exec_vm)
 		s->sample.flags |= MS_SAMPLE_MAPS_CHANGED;
 	w->end = MS_END_DEPTH;
@@ -114,16 +113,18 @@ static __always_inline int return_from_call(struct scratch *s)
 	return 0;
 }
 
-static __always_inline void take_user_stack(struct scratch *s, struct task_struct *task,
-					    enum walk_loop loop)
+static __always_inline void take_user_stack(struct scratch *s, enum walk_loop loop)
 {
+	struct current_task task;
+
+	look_at_current_task(&task);
 	/* kernel threads, and a task that already gave up its memory */
-	if (BPF_CORE_READ(task, flags) & (PF_KTHREAD | PF_IO_WORKER) || !BPF_CORE_READ(task, mm)) {
+	if (is_of_the_kernel(task.flags) || !task.mm) {
 		s->walk.end = MS_END_NONE;
 		return;
 	}
 	s->walk.pid = s->sample.pid;
-	if (!(s->sample.flags & MS_SAMPLE_USER_MODE) && saved_user_regs(task, &s->regs)) {
+	if (!(s->sample.flags & MS_SAMPLE_USER_MODE) && saved_user_regs(&s->regs)) {
 		s->walk.end = MS_END_NO_REGISTERS;
 		return;
 	}
@@ -140,7 +141,7 @@ static __always_inline void take_user_stack(struct scratch *s, struct task_struc
 	walk_from_regs(&s->walk, &s->regs);
 	if (s->sample.flags & MS_SAMPLE_CALLED && return_from_call(s))
 		return;
-	walk_user(s, task, s->sample.pid, loop);
+	walk_user(s, &task, loop);
 }
 
 static __always_inline void take_kernel_stack(struct scratch *s, void *ctx)
@@ -155,17 +156,19 @@ static __always_inline void take_kernel_stack(struct scratch *s, void *ctx)
 	}
 }
 
-/* Fills s->sample and s->words; s->regs are those of user mode if the sample says so. */
-static __always_inline void fill_sample(struct scratch *s, void *ctx, __u32 flags,
-					enum walk_loop loop)
+/*
+ * Fills s->sample and s->words; s->regs are those of user mode if the sample says so.
+ * `time` is now (CLOCK_MONOTONIC, nanoseconds): whoever has read the clock need not do it twice.
+ */
+static __always_inline void fill_sample_at(struct scratch *s, void *ctx, __u32 flags, __u64 time,
+					   enum walk_loop loop)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct ms_sample *sample = &s->sample;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 
 	sample->kind = MS_EVENT_SAMPLE;
 	sample->flags = flags;
-	sample->time = bpf_ktime_get_ns();
+	sample->time = time;
 	sample->generation = 0;
 	sample->pid = pid_tgid >> 32;
 	sample->tid = (__u32)pid_tgid;
@@ -186,7 +189,7 @@ static __always_inline void fill_sample(struct scratch *s, void *ctx, __u32 flag
 	s->walk.lua.here = MS_LUA_NOT_HERE;
 	s->has_new_function = 0;
 	if (ms_want_user)
-		take_user_stack(s, task, loop);
+		take_user_stack(s, loop);
 	sample->end = s->walk.end;
 	sample->lua = s->walk.lua.here;
 	sample->lua_vmstate = s->walk.lua.vmstate;
@@ -196,6 +199,12 @@ static __always_inline void fill_sample(struct scratch *s, void *ctx, __u32 flag
 		true_leaf_of_scratch(s->index);
 		append_stack_copy(s, s->walk.reg);
 	}
+}
+
+static __always_inline void fill_sample(struct scratch *s, void *ctx, __u32 flags,
+					enum walk_loop loop)
+{
+	fill_sample_at(s, ctx, flags, bpf_ktime_get_ns(), loop);
 }
 
 /* Of a tick: `regs` are those that it interrupted. */
@@ -232,11 +241,11 @@ static __always_inline void take_stack(struct scratch *s, void *ctx, enum walk_l
  */
 static __always_inline void take_user_stack_only(struct scratch *s, void *ctx, enum walk_loop loop)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
+	struct current_task task;
 	__u32 flags = MS_SAMPLE_TRACEPOINT;
 
-	if (!(BPF_CORE_READ(task, flags) & (PF_KTHREAD | PF_IO_WORKER)) && !saved_user_regs(task, &s->regs) &&
-	    is_user_mode(&s->regs))
+	look_at_current_task(&task);
+	if (!is_of_the_kernel(task.flags) && !saved_user_regs(&s->regs) && is_user_mode(&s->regs))
 		flags = MS_SAMPLE_USER_MODE;
 	fill_sample(s, ctx, flags, loop);
 }
