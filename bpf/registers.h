@@ -104,6 +104,7 @@ static __always_inline void walk_from_regs(struct walk *w, const struct pt_regs 
 	w->has_left_uprobe = 0;
 	w->has_returns = 0;
 	w->next_return = 0;
+	w->chunk_len = 0;
 	w->lua.in_segment = 0;
 	w->lua.l = 0;
 	w->lua.next_cframe = 0;

@@ -185,15 +185,47 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 	return ms_stop(w, MS_END_UNSUPPORTED);
 }
 
-/* Register `number` of the caller, from the words below `top`. */
-#define MS_RESTORE(w, rule, top, words, which, number)				\
+/*
+ * Sees to it that `bytes` (at most those of MS_WINDOW_WORDS) of the stack at `place` are in w->chunk; where they begin
+ * there, or -1. What is read goes up to where callers have theirs, but never across a page border: behind the last page
+ * lies nothing.
+ */
+static __always_inline int ms_read_chunk(struct walk *w, __u64 place, __u32 bytes)
+{
+	__u64 first = place - w->chunk_at;
+	__u32 len = MS_STACK_PAGE - (place & (MS_STACK_PAGE - 1));
+
+	if (first < w->chunk_len && w->chunk_len - first >= bytes && !(first & 7))
+		return first / 8;
+	if (len > MS_CHUNK_BYTES)
+		len = MS_CHUNK_BYTES;
+	if (len < bytes)
+		len = bytes;
+	w->chunk_at = place;
+	w->chunk_len = 0;
+	if (ms_read_user(w, w->chunk, len, place)) {
+		len = bytes;
+		if (ms_read_user(w, w->chunk, len, place))
+			return -1;
+	}
+	w->chunk_len = len;
+	return 0;
+}
+
+/* Word `index` of the chunk, which is within it. */
+static __always_inline __u64 ms_word_of_chunk(const struct walk *w, __u32 index)
+{
+	return w->chunk[index & (MS_CHUNK_WORDS - 1)];
+}
+
+/* Register `number` of the caller, from the words below `top`, the last of which is before `end` of the chunk. */
+#define MS_RESTORE(w, rule, top, words, end, which, number)			\
 	do {									\
 		__s32 slot = (rule)->saved[which];				\
 		if (slot < 0) {							\
 			(w)->valid &= ~MS_BIT(number);				\
 		} else if (slot > 0 && slot <= (__s32)(words)) {		\
-			(w)->reg[number] =					\
-				(w)->window[((words) - slot) & (MS_WINDOW_BUFFER - 1)]; \
+			(w)->reg[number] = ms_word_of_chunk(w, (end) - slot);	\
 			(w)->valid |= MS_BIT(number);				\
 		} else if (slot > 0) {						\
 			if (ms_read_user((w), &(w)->reg[number], 8, (top) - 8 * slot)) \
@@ -206,13 +238,19 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 /* The caller's registers, where `rule` says they are below `cfa`. */
 ms_outlined int ms_return_to(struct walk *w, const struct ms_rule *rule, __u64 cfa)
 {
-	__u32 words = rule->window & 15;
+	__u32 words = rule->window & MS_WINDOW_WORDS;
 	__u64 top = rule->cfa == MS_CFA_REALIGNED ? w->reg[rule->reg & 15] + 8 : cfa;
+	__u32 end = 0;
 	__u64 pc;
 
-	/* the return address and the saved registers lie side by side: one read */
-	if (words && ms_read_user(w, w->window, words * 8, top - words * 8))
-		return ms_stop(w, MS_END_UNREADABLE);
+	/* the return address and the saved registers lie side by side */
+	if (words) {
+		int first = ms_read_chunk(w, top - words * 8, words * 8);
+
+		if (first < 0)
+			return ms_stop(w, MS_END_UNREADABLE);
+		end = first + words;
+	}
 	if (rule->ra != MS_RA_AT_CFA) {
 		__u32 reg = (rule->ra - MS_RA_IN_REG) & 15;
 
@@ -225,19 +263,19 @@ ms_outlined int ms_return_to(struct walk *w, const struct ms_rule *rule, __u64 c
 	} else {
 		if (!words)
 			return ms_stop(w, MS_END_UNSUPPORTED);
-		pc = w->window[(words - 1) & (MS_WINDOW_BUFFER - 1)];
+		pc = ms_word_of_chunk(w, end - 1);
 	}
 	/*
 	 * Registers that a called function may change stay valid: what follows uses
 	 * one only if its own rule, at a return address, says that it was kept
 	 * (aesni_gcm_encrypt of libcrypto finds its CFA by rax).
 	 */
-	MS_RESTORE(w, rule, top, words, MS_SAVED_RBX, MS_REG_RBX);
-	MS_RESTORE(w, rule, top, words, MS_SAVED_RBP, MS_REG_RBP);
-	MS_RESTORE(w, rule, top, words, MS_SAVED_R12, MS_REG_R12);
-	MS_RESTORE(w, rule, top, words, MS_SAVED_R13, MS_REG_R13);
-	MS_RESTORE(w, rule, top, words, MS_SAVED_R14, MS_REG_R14);
-	MS_RESTORE(w, rule, top, words, MS_SAVED_R15, MS_REG_R15);
+	MS_RESTORE(w, rule, top, words, end, MS_SAVED_RBX, MS_REG_RBX);
+	MS_RESTORE(w, rule, top, words, end, MS_SAVED_RBP, MS_REG_RBP);
+	MS_RESTORE(w, rule, top, words, end, MS_SAVED_R12, MS_REG_R12);
+	MS_RESTORE(w, rule, top, words, end, MS_SAVED_R13, MS_REG_R13);
+	MS_RESTORE(w, rule, top, words, end, MS_SAVED_R14, MS_REG_R14);
+	MS_RESTORE(w, rule, top, words, end, MS_SAVED_R15, MS_REG_R15);
 	w->reg[MS_REG_RSP] = cfa;
 	w->reg[MS_REG_RIP] = pc;
 	w->exact = 0;

@@ -176,8 +176,12 @@ fn a_walk_stops_at_the_depth_limit() {
     assert_eq!((frames.len(), end), (10, WalkEnd::Depth));
 }
 
-/// Two pages of code with one rule each, walked as the kernel does.
-fn host_walk_by(rules: [abi::ms_rule; 2], registers: &Registers, words: &[u64]) -> Walk {
+/// Two pages of code with one rule each, walked as the kernel does; and where the stack was read, bytes from its start.
+fn host_walk_by(
+    rules: [abi::ms_rule; 2],
+    registers: &Registers,
+    words: &[u64],
+) -> (Walk, Vec<std::ops::Range<usize>>) {
     let mut set = RuleSet::new();
     let mut maps = Maps::default();
     for (n, rule) in rules.into_iter().enumerate() {
@@ -202,14 +206,19 @@ fn host_walk_by(rules: [abi::ms_rule; 2], registers: &Registers, words: &[u64]) 
         });
     }
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    host_walk(&maps, &set, registers, 10, |address, into| {
-        let at = address.checked_sub(SP).map(|at| at as usize);
-        let Some(from) = at.and_then(|at| bytes.get(at..at + into.len())) else {
+    let mut reads = Vec::new();
+    let walk = host_walk(&maps, &set, registers, 10, |address, into| {
+        let range = address
+            .checked_sub(SP)
+            .map(|at| at as usize..at as usize + into.len());
+        let Some((range, from)) = range.and_then(|range| Some((range.clone(), bytes.get(range)?))) else {
             return false;
         };
         into.copy_from_slice(from);
+        reads.push(range);
         true
-    })
+    });
+    (walk, reads)
 }
 
 #[test]
@@ -236,7 +245,48 @@ fn registers_far_below_a_realigned_frame_pointer_are_found_from_there() {
         ..Default::default()
     };
     let registers = registers(0x404, &[(abi::MS_REG_RBP, frame_pointer)]);
-    let walk = host_walk_by([realigned, by_rbx], &registers, &words);
+    let (walk, _) = host_walk_by([realigned, by_rbx], &registers, &words);
     let addresses: Vec<u64> = walk.frames.iter().map(|frame| frame.addr).collect();
     assert_eq!((addresses, walk.end), (vec![0x404, 0x804], WalkEnd::RootZero));
+}
+
+#[test]
+fn callers_whose_frames_lie_side_by_side_are_read_at_once_and_never_past_the_page_of_the_stack() {
+    const PAGE: usize = 4096 / 8;
+    let frame = |words: i32| abi::ms_rule {
+        cfa: abi::MS_CFA_REG as u8,
+        reg: abi::MS_REG_RSP as u8,
+        off: 8 * words,
+        window: 2,
+        saved: [2, 0, 0, 0, 0, 0], // rbx below the return address
+        ..Default::default()
+    };
+    // seven frames of 5 words, the fourth of which lies on both sides of the border, and a last one of 7 words
+    let mut words = vec![0xbad; 2 * PAGE];
+    let first = PAGE - 19;
+    for n in 1..=7 {
+        words[first + 5 * n - 2] = n as u64;
+        words[first + 5 * n - 1] = if n == 7 { 0x804 } else { 0x404 };
+    }
+    words[first + 35 + 7 - 2] = 8;
+    words[first + 35 + 7 - 1] = 0;
+    let start = registers(0x404, &[(abi::MS_REG_RSP, SP + 8 * first as u64)]);
+    let (walk, reads) = host_walk_by([frame(5), frame(7)], &start, &words);
+    let addresses: Vec<u64> = walk.frames.iter().map(|frame| frame.addr).collect();
+    assert_eq!(
+        addresses,
+        [0x404, 0x404, 0x404, 0x404, 0x404, 0x404, 0x404, 0x804]
+    );
+    assert_eq!(walk.end, WalkEnd::RootZero);
+    // up to the border, the two words of the frame on it, and the rest
+    let border = 8 * PAGE;
+    let wanted = [
+        8 * (first + 3)..border,
+        border - 8..border + 8,
+        border + 32..border + 32 + 8 * 64,
+    ];
+    assert_eq!(reads, wanted);
+    // a stack of which nothing is left behind the frame that is read
+    let (walk, _) = host_walk_by([frame(5), frame(7)], &start, &words[..first + 35 + 7]);
+    assert_eq!((walk.frames.len(), walk.end), (8, WalkEnd::RootZero));
 }
