@@ -12,7 +12,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 BINARY := $(TARGET_DIR)/$(HOST)/release/moonscope
 SCRIPTS := .ci/run scripts/setup scripts/private-apt scripts/test demo/run demo/server tests/programs/build \
 	tests/luajit/build tests/luajit/verify tests/luajit/nginx/verify \
-	tests/kernels/run tests/kernels/init tests/containers/tree tests/containers/podman tests/containers/namespaces \
+	tests/kernels/run tests/kernels/debian tests/kernels/checks tests/kernels/init tests/kernels/events tests/containers/tree tests/containers/podman tests/containers/namespaces \
 	tests/containers/trixie tests/containers/nginx
 
 .PHONY: help build demo test lint bench kernels programs install clean

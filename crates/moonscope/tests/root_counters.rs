@@ -10,9 +10,11 @@ use common::{Profile, Program, Sample, moonscope, program, root};
 
 /// Records the program to its end; its counts are the third words of its `truth` lines.
 fn record_faults(args: &[&str]) -> Option<(Profile, impl Fn(&str) -> u64)> {
-    let program = Program::start(&program("faults")?, &["3"]);
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let pages = dir.path().join("pages");
+    std::fs::write(&pages, vec![1; 200 * 4096]).unwrap();
+    let program = Program::start(&program("faults")?, &["3", pages.to_str().unwrap()]);
     let pid = program.pid_text();
-    let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("x.json");
     let run = moonscope(&[&["record", "-p", &pid, "-o", json.to_str().unwrap()], args].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
@@ -27,20 +29,27 @@ fn is_in(function: &str) -> impl Fn(&Sample) -> bool {
 }
 
 #[test]
-fn root_page_faults_and_context_switches_are_as_many_as_the_kernel_says() {
+fn root_each_counter_of_the_kernel_says_what_the_kernel_says() {
     if !root() {
         return;
     }
-    let Some((profile, truth)) = record_faults(&["-e", "page-faults", "-e", "context-switches", "-e", "cpu"])
-    else {
+    let counters = [
+        ("page-faults", "touch"),
+        ("context-switches", "yield"),
+        ("minor-faults", "touch"),
+        ("major-faults", "fetch"),
+        ("cpu-migrations", "move"),
+    ];
+    let mut args: Vec<&str> = counters.iter().flat_map(|(event, _)| ["-e", event]).collect();
+    args.extend(["-e", "cpu"]);
+    let Some((profile, truth)) = record_faults(&args) else {
         return;
     };
-    assert_eq!(profile.sum("page-faults", is_in("touch")), truth("touch"));
-    assert_eq!(profile.sum("context-switches", is_in("yield")), truth("yield"));
-    assert_eq!(
-        profile.columns,
-        ["page-faults", "context-switches", "samples", "cpu"]
-    );
+    for (event, function) in counters {
+        assert_eq!(profile.sum(event, is_in(function)), truth(function), "{event}");
+    }
+    let columns = counters.map(|(event, _)| event);
+    assert_eq!(profile.columns, [&columns[..], &["samples", "cpu"]].concat());
 }
 
 #[test]
