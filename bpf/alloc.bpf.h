@@ -16,9 +16,9 @@
 #ifndef MOONSCOPE_ALLOC_H
 #define MOONSCOPE_ALLOC_H
 
-#include "probe_scratch.h"
 #include "scope.h"
 #include "stack.h"
+#include "thread_stack.h"
 
 const volatile __u32 alloc_event;
 const volatile __u64 alloc_period = 1;	/* bytes, up to MS_ALLOC_MOST_PERIOD; 1: take each */
@@ -73,6 +73,8 @@ struct {
 	__type(key, __u32);
 	__type(value, struct ms_alloc_work);
 } alloc_work SEC(".maps");
+
+NO_PROGRAMS(no_programs_of_alloc);
 
 /* ---- accounting ------------------------------------------------------- */
 
@@ -379,6 +381,7 @@ static __always_inline int on_alloc_call(struct pt_regs *ctx, enum walk_loop loo
 {
 	struct scratch *s;
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_alloc);
 	if (!call_begins(ctx))
 		return 0;
 	s = take_probe_scratch(alloc_event);
@@ -406,6 +409,7 @@ int alloc_exit(struct pt_regs *ctx)
 	__u64 first = ctx->di, result = ctx->ax;
 	struct alloc_thread *t;
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_alloc);
 	/* as above */
 	asm volatile("" : "+r"(first), "+r"(result));
 	NOTE(hits);
@@ -429,6 +433,7 @@ int alloc_free(struct pt_regs *ctx)
 	struct ms_alloc_work *work = work_here();
 	struct ms_alloc_block block;
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_alloc);
 	note_hit(ctx);
 	if (work) {
 		ADD(work->hits, 1);
@@ -446,6 +451,7 @@ int alloc_count(struct pt_regs *ctx)
 {
 	struct ms_alloc_work *work = work_here();
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_alloc);
 	if (!work)
 		return 0;
 	ADD(work->hits, 1);

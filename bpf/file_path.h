@@ -10,7 +10,7 @@
 #ifndef MOONSCOPE_FILE_PATH_H
 #define MOONSCOPE_FILE_PATH_H
 
-#include "maps.h"
+#include "scratch.h"
 
 struct qstr {
 	__u64 hash_len;		/* of the name and of the address of the parent (hash_name, fs/namei.c) */
@@ -150,19 +150,13 @@ __attribute__((noinline)) int path_step(__u32 index)
 }
 
 /* Ships the path of a file; false: there was no room, now. */
-static __always_inline bool ship_path(const struct file_key *key, __u32 number, struct dentry *dentry,
-				      struct mount *mount)
+static __always_inline bool ship_path(struct scratch *s, const struct file_key *key, __u32 number,
+				      struct dentry *dentry, struct mount *mount)
 {
-	__u32 index = bpf_get_smp_processor_id() * SCRATCH_LEVELS + SCRATCH_TASK;
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
-	struct path_record *record;
+	struct path_record *record = (void *)s->words;
+	__u32 index = s->index;
 	__u64 len;
-	bool is_shipped;
 
-	if (!s || s->busy)
-		return false;
-	s->busy = 1;
-	record = (void *)s->words;
 	record->dentry = dentry;
 	record->mount = mount;
 	record->head.kind = MS_EVENT_FILE;
@@ -183,12 +177,10 @@ static __always_inline bool ship_path(const struct file_key *key, __u32 number, 
 	len = (sizeof(record->head) + record->head.len + 7) & ~7ULL;
 	if (len > sizeof(record->head) + sizeof(record->names))
 		len = sizeof(record->head) + sizeof(record->names);
-	is_shipped = !bpf_ringbuf_output(&events, &record->head, len, BPF_RB_NO_WAKEUP);
-	s->busy = 0;
-	return is_shipped;
+	return !bpf_ringbuf_output(&events, &record->head, len, BPF_RB_NO_WAKEUP);
 }
 
-/* A number that no other file has; 0: there are none left. */
+/* A number that no other file has; 0: there are none left. For whoever has the scratch of this CPU. */
 static __always_inline __u32 next_file_number(void)
 {
 	__u32 zero = 0;
@@ -204,7 +196,8 @@ static __always_inline __u32 next_file_number(void)
 	return number;
 }
 
-static __always_inline __u32 new_file_number(const struct file_key *key, struct dentry *dentry, struct mount *mount)
+static __always_inline __u32 give_file_number(struct scratch *s, const struct file_key *key, struct dentry *dentry,
+					      struct mount *mount)
 {
 	__u32 number = next_file_number();
 	__u32 *other;
@@ -217,11 +210,24 @@ static __always_inline __u32 new_file_number(const struct file_key *key, struct 
 		files_without_number = 1;
 		return 0;
 	}
-	if (ship_path(key, number, dentry, mount))
+	if (ship_path(s, key, number, dentry, mount))
 		return number;
 	/* the next time, perhaps */
 	bpf_map_delete_elem(&file_numbers, key);
 	return 0;
+}
+
+static __always_inline __u32 new_file_number(const struct file_key *key, struct dentry *dentry, struct mount *mount)
+{
+	struct scratch *s = try_scratch(SCRATCH_TASK);
+	__u32 number;
+
+	/* the next time, perhaps */
+	if (!s)
+		return 0;
+	number = give_file_number(s, key, dentry, mount);
+	give_back(s);
+	return number;
 }
 
 /*

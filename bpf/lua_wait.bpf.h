@@ -15,9 +15,9 @@
 #ifndef MOONSCOPE_LUA_WAIT_H
 #define MOONSCOPE_LUA_WAIT_H
 
-#include "probe_scratch.h"
 #include "scope.h"
 #include "stack.h"
+#include "thread_stack.h"
 
 const volatile __u32 lua_wait_event;
 
@@ -39,6 +39,8 @@ struct {
 	__type(key, struct ms_coroutine);
 	__type(value, struct ms_lua_wait);
 } lua_waits SEC(".maps");
+
+NO_PROGRAMS(no_programs_of_lua_wait);
 
 static __always_inline void count_wait(enum ms_count what)
 {
@@ -76,6 +78,7 @@ int lua_wait_resume(struct pt_regs *ctx)
 	struct ms_sum sum = { .count = 1 };
 	struct ms_lua_wait *known, wait;
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_lua_wait);
 	if (!lua_wait_is_on || !current_is_wanted(pid))
 		return 0;
 	bpf_map_update_elem(&lua_resumed, &key, &yes, BPF_ANY);
@@ -101,6 +104,7 @@ static __always_inline int on_yield(struct pt_regs *ctx, __u64 l, enum walk_loop
 	struct ms_lua_wait wait = {};
 	struct scratch *s;
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_lua_wait);
 	if (!lua_wait_is_on)
 		return 0;
 	if (!current_is_wanted(pid)) {

@@ -120,104 +120,12 @@ struct {
 
 const volatile __u64 ms_hash_seed[2] = { 1, 2 };
 
-/* ---- where a stack is taken ------------------------------------------- */
-
-/*
- * A tick may interrupt the program of a tracepoint, so each has a place of its own; those of
- * uprobes have several (probe_scratch.h).
- * Not a per-CPU map: its elements may not exceed 32 KiB.
- */
-enum scratch_level {
-	SCRATCH_TICK,
-	SCRATCH_TASK,
-	SCRATCH_WAKER,	/* sched_waking, which may interrupt both */
-	SCRATCH_LEVELS,
-};
-
-/*
- * Rules that walks on this CPU have found, by the address in the process: callers are
- * mostly the same, and a search reads ten cache lines that were used a tick ago. The
- * mappings of a generation never change, nor do the tables of their files.
- */
-enum { MS_FOUND_RULES = 1024 };
-
-struct found_rule {
-	__u64 pc;
-	__u64 generation;		/* 0: empty */
-	struct ms_rule rule;
-};
-
-/* Frames, registers and the copy of a stack. */
-#define MS_SAMPLE_WORDS (MS_SAMPLE_FRAMES + MS_NR_REGS + MS_STACK_BYTES / 8)
-
-struct scratch {
-	struct walk walk;
-	struct pt_regs regs;
-	__u32 index;			/* of this scratch */
-	__u32 busy;
-	struct ms_stack_id hash;	/* of the words so far */
-	__u64 next;			/* the free end of `words` */
-	__u32 has_new_function;		/* ms_lua_seen has not seen it */
-	struct ms_sample sample;
-	__u64 words[MS_SAMPLE_WORDS];
-	struct found_rule found[MS_FOUND_RULES];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct scratch);
-} scratches SEC(".maps");
-
-/*
- * Only this CPU writes there, but the program of a uprobe may leave it in the middle of
- * that, and an interrupt may count too.
- */
+/* Only this CPU writes there, but a program may be preempted in the middle of that, and an interrupt may count too. */
 static __always_inline void count(__u32 event, enum ms_count what)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
 
 	__sync_fetch_and_add(&ms_counters[cpu & ms_cpus_mask].count[event & (MS_MAX_EVENTS - 1)][what], 1);
-}
-
-/* NULL is not counted: for what an event can do without. */
-static __always_inline struct scratch *try_scratch(enum scratch_level level)
-{
-	__u32 index = bpf_get_smp_processor_id() * SCRATCH_LEVELS + level;
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
-
-	if (!s || s->busy)
-		return NULL;
-	s->busy = 1;
-	s->index = index;
-	return s;
-}
-
-/* NULL is counted. What is taken must be given back. */
-static __always_inline struct scratch *take_scratch(__u32 event, enum scratch_level level)
-{
-	__u32 index = bpf_get_smp_processor_id() * SCRATCH_LEVELS + level;
-	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
-
-	if (!s) {
-		count(event, MS_COUNT_LOST_CPU);
-		return NULL;
-	}
-	if (s->busy) {
-		count(event, MS_COUNT_LOST_BUSY);
-		return NULL;
-	}
-	s->busy = 1;
-	s->index = index;
-	s->sample.event = event;
-	return s;
-}
-
-/* Not by writing 0: somebody may be about to see that it is taken (probe_scratch.h). */
-static __always_inline void give_back(struct scratch *s)
-{
-	__sync_fetch_and_add(&s->busy, -1);
 }
 
 #endif /* MOONSCOPE_MAPS_H */

@@ -14,9 +14,9 @@
 #ifndef MOONSCOPE_PROBE_H
 #define MOONSCOPE_PROBE_H
 
-#include "probe_scratch.h"
 #include "scope.h"
 #include "stack.h"
+#include "thread_stack.h"
 
 const volatile __u32 probe_event;
 const volatile __u64 probe_slower_ns;	/* shorter calls are not wanted */
@@ -55,6 +55,8 @@ struct {
 } probe_threads SEC(".maps");
 
 static const struct probe_thread no_calls;
+
+NO_PROGRAMS(no_programs_of_probe);
 
 struct bpf_raw_tp_link___probe {
 	__u64 cookie;			/* since 6.10 */
@@ -294,6 +296,7 @@ static __always_inline int on_probe_call(struct pt_regs *ctx, enum walk_loop loo
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
 	__u32 flags = 0;
 
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_probe);
 	if (!s)
 		return 0;
 	if (is_user_mode(ctx)) {
@@ -343,6 +346,7 @@ static __always_inline void end_probe_call(__u64 place)
 SEC("kprobe")
 int probe_return(struct pt_regs *ctx)
 {
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_probe);
 	end_probe_call(ctx->sp - 8);
 	return 0;
 }
@@ -354,6 +358,7 @@ int probe_return(struct pt_regs *ctx)
 SEC("kprobe")
 int probe_exit(struct pt_regs *ctx)
 {
+	RUN_ON_THREAD_STACK(ctx, no_programs_of_probe);
 	end_probe_call(ctx->sp);
 	return 0;
 }

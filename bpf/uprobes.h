@@ -18,7 +18,7 @@
 #ifndef MOONSCOPE_UPROBES_H
 #define MOONSCOPE_UPROBES_H
 
-#include "maps.h"
+#include "scratch.h"
 
 struct return_instance {
 	unsigned long stack;		/* where the return address was */

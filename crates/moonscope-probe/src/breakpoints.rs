@@ -11,21 +11,6 @@ pub mod functions;
 pub mod set;
 pub mod startup;
 
-use crate::clock::possible_cpus;
-use crate::object::SCRATCH_LEVELS;
-use crate::skeleton::OpenMoonscopeSkel;
-
-/// `PROBE_SCRATCHES` of `bpf/probe_scratch.h`: as large as those of all others (`SCRATCH_LEVELS`), for each CPU.
-const SCRATCHES: u32 = 4;
-
-/// Makes room for the stacks that programs of breakpoints take.
-pub fn make_room_for_stacks(open: &mut OpenMoonscopeSkel<'static>) -> Result<(), libbpf_rs::Error> {
-    let cpus = possible_cpus().unwrap_or(1).next_power_of_two() as u32;
-    open.maps
-        .scratches
-        .set_max_entries(cpus * (SCRATCH_LEVELS + SCRATCHES))
-}
-
 /// The kind of perf event that probes functions of the kernel (`kprobe`) or of programs (`uprobe`); `None`: this kernel
 /// has none.
 pub fn kind_of(probe: &str) -> Option<u32> {

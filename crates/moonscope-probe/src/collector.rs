@@ -217,9 +217,10 @@ pub trait Collector: Send + Sync {
         false
     }
 
-    /// How often the kernel did not run its programs because another one ran on the same CPU, as far as it tells.
-    fn missed(&self, _skel: &MoonscopeSkel<'static>) -> u64 {
-        0
+    /// How often the kernel did not run its programs because they, or others, ran on the same CPU, as far as it tells: what
+    /// happened then is lost, if it was wanted.
+    fn missed(&self, skel: &MoonscopeSkel<'static>) -> u64 {
+        missed_runs(skel, self.programs())
     }
 
     /// What the files are called whose numbers its tags have; told when all is recorded.
@@ -371,6 +372,21 @@ pub fn stacks_in(map: &impl MapCore, at: usize) -> Vec<abi::ms_stack_id> {
         ((a, b) != (0, 0)).then_some(abi::ms_stack_id { a, b })
     };
     map.keys().filter_map(stack).collect()
+}
+
+/// How often the kernel did not run these programs (Linux 5.12). Of tracepoints, one does not run where it runs already: since
+/// Linux 7.0 that is where it was preempted.
+pub fn missed_runs(skel: &MoonscopeSkel<'static>, programs: &[&str]) -> u64 {
+    let is_one = |name: &str| {
+        let loops = [WalkLoop::BpfLoop, WalkLoop::PlainLoop];
+        let is_called = |wanted: &&str| loops.iter().any(|&walk_loop| is_program(name, wanted, walk_loop));
+        programs.iter().any(is_called)
+    };
+    let loaded = skel.object().progs_mut();
+    let ours = loaded.filter(|program| program.autoload() && is_one(&program.name().to_string_lossy()));
+    ours.filter_map(|program| program_info(&program))
+        .map(|info| info.recursion_misses)
+        .sum()
 }
 
 /// Time spent in the programs of a collector so far; zero unless the kernel's statistics are on.

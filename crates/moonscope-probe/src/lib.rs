@@ -75,6 +75,6 @@ pub use received::Received;
 pub use recorded::{Collectors, Measured, Recorded};
 pub use session::{Interval, Options, Scope, Session};
 pub use stacks::{LuaCode, LuaState, RawFrame, RawStackId, RawStacks, Thread, What};
-pub use statistics::{RunTime, VerifierCost, verifier_costs};
+pub use statistics::{RunTime, VerifierCost, have_own_stacks, verifier_costs};
 pub use totals::{EventTotals, Ticks, Totals};
 pub use unfinished::UnfinishedProcess;

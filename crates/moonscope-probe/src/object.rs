@@ -11,9 +11,10 @@ use moonscope_unwind::abi;
 use crate::clock::possible_cpus;
 use crate::collector::{AnyCollector, Programs, is_program};
 use crate::error::ProbeError;
+use crate::kernel_types::preempts_tracepoints;
 use crate::limits::Limits;
 use crate::memlock;
-use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder};
+use crate::skeleton::{MoonscopeSkel, MoonscopeSkelBuilder, OpenMoonscopeSkel};
 
 /// Which loop walks the user stack in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +80,20 @@ impl Default for Settings {
 /// Programs that every recording needs (`bpf/lifecycle.bpf.h`).
 pub const LIFECYCLE: [&str; 3] = ["process_fork", "process_exec", "process_exit"];
 
-/// `SCRATCH_LEVELS` of `bpf/maps.h`: for ticks, tracepoints, and who wakes; each takes 90 KiB.
-pub(crate) const SCRATCH_LEVELS: u32 = 3;
+/// `SCRATCH_LEVELS` of `bpf/scratch.h`, for each CPU: for ticks, tracepoints, and who wakes; each takes 90 KiB.
+const SCRATCH_LEVELS: u32 = 3;
+
+/// `SPARE_SCRATCHES` of `bpf/scratch.h`: as large, for programs that are preempted.
+const SPARE_SCRATCHES: u32 = 4;
+
+/// Has spare scratches behind the others: a collector needs them whose programs may be preempted.
+pub(crate) fn add_spare_scratches(open: &mut OpenMoonscopeSkel<'static>) -> Result<(), libbpf_rs::Error> {
+    // `ms_cpus_mask` says where they begin
+    let cpus = possible_cpus().unwrap_or(1).next_power_of_two() as u32;
+    open.maps
+        .scratches
+        .set_max_entries(cpus * (SCRATCH_LEVELS + SPARE_SCRATCHES))
+}
 
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {
@@ -176,6 +189,7 @@ impl Object {
         let counters = cpus.next_power_of_two();
         constants.ms_cpus_mask = counters as u64 - 1;
         constants.ms_hash_seed = [random(), random()];
+        constants.ms_tracepoints_are_preempted = preempts_tracepoints();
 
         let maps = &mut open.maps;
         maps.bss_words
@@ -212,6 +226,9 @@ impl Object {
         maps.sums_odd.set_max_entries(stacks).map_err(&refused)?;
         maps.events.set_max_entries(limits.ring_bytes).map_err(&refused)?;
 
+        if preempts_tracepoints() {
+            add_spare_scratches(&mut open).map_err(&refused)?;
+        }
         // a kind of map that not all kernels have: whoever needs one asks for it
         for mut map in open.open_object_mut().maps_mut() {
             if map.map_type() == MapType::TaskStorage {

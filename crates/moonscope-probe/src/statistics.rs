@@ -30,14 +30,19 @@ pub struct VerifierCost {
     pub instructions: u32,
 }
 
-/// Loads the programs and says what it took to verify each, with one walker loop.
-pub fn verifier_costs(walk_loop: WalkLoop) -> Result<Vec<VerifierCost>, ProbeError> {
+/// Loads all programs, with one walker loop.
+fn load_all(walk_loop: WalkLoop) -> Result<Object, ProbeError> {
     let settings = Settings {
         force_loop: Some(walk_loop),
         ..Settings::default()
     };
     let mut collectors = collectors::create(&collectors::all())?;
-    let object = Object::load(&settings, &Limits::new(false), &mut collectors)?;
+    Object::load(&settings, &Limits::new(false), &mut collectors)
+}
+
+/// Loads the programs and says what it took to verify each, with one walker loop.
+pub fn verifier_costs(walk_loop: WalkLoop) -> Result<Vec<VerifierCost>, ProbeError> {
+    let object = load_all(walk_loop)?;
     Ok(object
         .skel
         .object()
@@ -62,6 +67,46 @@ pub(crate) fn program_info(program: &ProgramMut<'_>) -> Option<libbpf_sys::bpf_p
     let got =
         unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, std::ptr::from_mut(&mut info).cast(), &mut len) };
     (got == 0).then_some(info)
+}
+
+/// Loads the programs and says of each whether it runs on a stack of its own, one for each CPU (Linux 6.13), and not on that
+/// of the thread: by the machine code that the kernel made of it, which it shows to whoever sees the addresses of kernel
+/// functions. Of x86-64.
+pub fn have_own_stacks(walk_loop: WalkLoop) -> Result<Vec<(String, bool)>, ProbeError> {
+    /// `add r9, gs:[...]`: nothing but the stack is in r9 (emit_priv_frame_ptr, arch/x86/net/bpf_jit_comp.c).
+    const FINDS_STACK: [u8; 5] = [0x65, 0x4c, 0x03, 0x0c, 0x25];
+    let object = load_all(walk_loop)?;
+    let loaded = object.skel.object().progs_mut();
+    Ok(loaded
+        .filter(|program| program.autoload())
+        .map(|program| {
+            let code = machine_code(&program);
+            let has_one = code.windows(FINDS_STACK.len()).any(|bytes| bytes == FINDS_STACK);
+            (program.name().to_string_lossy().into_owned(), has_one)
+        })
+        .collect())
+}
+
+/// What the kernel made of a program, with all its functions; empty if it does not show that.
+fn machine_code(program: &ProgramMut<'_>) -> Vec<u8> {
+    let Some(known) = program_info(program) else {
+        return Vec::new();
+    };
+    let mut code = vec![0u8; known.jited_prog_len as usize];
+    let mut info = libbpf_sys::bpf_prog_info {
+        jited_prog_len: known.jited_prog_len,
+        jited_prog_insns: code.as_mut_ptr() as u64,
+        ..Default::default()
+    };
+    let mut len = size_of_val(&info) as u32;
+    let fd = program.as_fd().as_raw_fd();
+    // SAFETY: the call fills at most `len` bytes of `info`, and as many of `code` as it is told there are.
+    let got =
+        unsafe { libbpf_sys::bpf_obj_get_info_by_fd(fd, std::ptr::from_mut(&mut info).cast(), &mut len) };
+    if got != 0 {
+        code.clear();
+    }
+    code
 }
 
 /// Keeps the kernel's BPF run-time statistics on for as long as it lives (Linux 5.8).

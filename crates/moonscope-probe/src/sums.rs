@@ -11,8 +11,8 @@ use crate::shared_array::SharedArray;
 /// How long a map is filled before the other one takes over.
 const TURN: Duration = Duration::from_millis(500);
 
-/// A program that began before the turn changed has ended after this: it runs for microseconds, and is not
-/// preempted.
+/// A program that began before the turn changed has ended after this: it runs for microseconds. One that was preempted for
+/// longer adds to the map of the turn after the next.
 pub const GRACE: Duration = Duration::from_millis(20);
 
 /// How many entries one system call brings.

@@ -17,12 +17,12 @@ use libbpf_rs::ProgramAttachType;
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
-use crate::breakpoints::make_room_for_stacks;
 use crate::breakpoints::set::Way;
 use crate::collector::{AnyCollector, Collector, Column, Context, EventSpec, Leftover, Programs};
 use crate::error::ProbeError;
 use crate::kernel_types::has_type;
 use crate::limits::Limits;
+use crate::object::add_spare_scratches;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
 use allocator::{CALL, COUNT, EXIT, FREE};
 use in_use::InUse;
@@ -203,7 +203,7 @@ impl Collector for Alloc {
         _limits: &Limits,
     ) -> Result<(), libbpf_rs::Error> {
         self.number = number;
-        make_room_for_stacks(open)?;
+        add_spare_scratches(open)?;
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.alloc_event = number;
             constants.alloc_period = self.period;

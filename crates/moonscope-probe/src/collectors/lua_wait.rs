@@ -8,11 +8,11 @@ use moonscope_luajit::{GcMode, LuaState};
 use moonscope_process::ProcessMemory;
 use moonscope_unwind::abi;
 
-use crate::breakpoints::make_room_for_stacks;
 use crate::collector::{Collector, Column, Programs};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, LuaFile};
 use crate::limits::Limits;
+use crate::object::add_spare_scratches;
 use crate::processes::monotonic_now;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
 use crate::sums::plain;
@@ -118,7 +118,7 @@ impl Collector for LuaWait {
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.lua_wait_event = number;
         }
-        make_room_for_stacks(open)?;
+        add_spare_scratches(open)?;
         open.maps.lua_resumed.set_max_entries(limits.coroutines as u32)?;
         open.maps.lua_waits.set_max_entries(limits.coroutines as u32)
     }

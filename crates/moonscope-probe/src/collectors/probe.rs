@@ -15,21 +15,19 @@ mod usdt;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use libbpf_rs::skel::Skel;
 use libbpf_rs::{Link, MapCore, MapFlags};
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
 use crate::breakpoints::files::TargetFiles;
-use crate::breakpoints::make_room_for_stacks;
-use crate::collector::{AnyCollector, Collector, Column, Context, EventSpec, Programs};
+use crate::collector::{AnyCollector, Collector, Column, Context, EventSpec, Programs, missed_runs};
 use crate::error::ProbeError;
 use crate::kernel_types::{is_kernel_at_least, tells_events_apart};
 use crate::limits::Limits;
+use crate::object::add_spare_scratches;
 use crate::processes::monotonic_now;
 use crate::session::Scope;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
-use crate::statistics::program_info;
 use announcement::{announcement, counted, counted_as};
 use attach::{CALL, EXIT, PROGRAM_ENDS, RAW, RETURN, THREAD_ENDS, TRACEPOINT};
 use open_calls::OpenCall;
@@ -244,7 +242,7 @@ impl Collector for Probe {
             constants.probe_slower_ns = self.slower;
             constants.probe_cookie = self.only_cookie();
         }
-        make_room_for_stacks(open)?;
+        add_spare_scratches(open)?;
         // 3 KiB each
         let threads = if self.plan.sites.iter().any(|site| site.is_timed) {
             limits.threads as u32 / 8
@@ -342,15 +340,8 @@ impl Collector for Probe {
     }
 
     fn missed(&self, skel: &MoonscopeSkel<'static>) -> u64 {
-        let programs = skel.object().progs_mut();
-        let ours = programs.filter(|program| {
-            let name = program.name().to_string_lossy();
-            program.autoload()
-                && (name.starts_with(CALL) || name.starts_with(RAW) || name.starts_with(TRACEPOINT))
-        });
-        ours.filter_map(|program| program_info(&program))
-            .map(|info| info.recursion_misses)
-            .sum()
+        // a call whose return was missed is told as one without
+        missed_runs(skel, &[CALL, RAW, TRACEPOINT])
     }
 
     fn how(&self) -> String {
