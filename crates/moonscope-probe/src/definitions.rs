@@ -85,14 +85,19 @@ impl Definitions {
         self.pairs.remove(&id)
     }
 
-    /// Forgets all when there are too many, and says so: the kernel side has to ship them anew.
-    pub fn make_room(&mut self) -> bool {
-        let is_full = self.by_id.len() >= MAX_DEFINITIONS;
-        if is_full {
+    /// Are there as many as there may be?
+    pub fn is_full(&self) -> bool {
+        self.by_id.len() >= MAX_DEFINITIONS
+    }
+
+    /// Forgets all but those that are `held`, as something has begun with them that lasts; and these too if they are most of
+    /// all. The kernel side has to ship them anew.
+    pub fn make_room(&mut self, held: &FxHashSet<abi::ms_stack_id>) {
+        self.by_id.retain(|id, _| held.contains(id));
+        if self.by_id.len() > MAX_DEFINITIONS / 2 {
             self.by_id.clear();
-            self.pairs.clear();
         }
-        is_full
+        self.pairs.clear();
     }
 
     /// All stacks that are referred to.
@@ -177,6 +182,23 @@ mod tests {
             },
             lua: None,
         }
+    }
+
+    #[test]
+    fn where_there_is_no_room_stacks_are_kept_that_something_refers_to_unless_these_are_too_many() {
+        let mut definitions = Definitions::default();
+        for number in 0..MAX_DEFINITIONS {
+            assert!(!definitions.is_full());
+            definitions.insert(id(number), definition());
+        }
+        assert!(definitions.is_full());
+        definitions.make_room(&FxHashSet::from_iter([id(7), id(MAX_DEFINITIONS)]));
+        assert!(definitions.get(id(7)).is_some() && definitions.get(id(8)).is_none());
+        for number in 0..MAX_DEFINITIONS {
+            definitions.insert(id(number), definition());
+        }
+        definitions.make_room(&(0..MAX_DEFINITIONS).map(id).collect());
+        assert!(definitions.get(id(7)).is_none());
     }
 
     #[test]

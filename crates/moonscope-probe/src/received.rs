@@ -21,6 +21,9 @@ pub struct Received {
     pub malformed: u64,
     /// Things that were summed up for a stack that never came, by event.
     pub without_stack: [u64; abi::MS_MAX_EVENTS as usize],
+    /// Stacks of which it is not known any more what they were, so that what stands or is left over of them is missing: `in use`
+    /// of `alloc`.
+    pub values_without_stack: u64,
     /// Processes that there was no time to look at when the recording ended: what lasts in them is missing.
     pub not_looked_at: u64,
     /// Samples that were walked in the kernel and here (tests only).
@@ -45,6 +48,7 @@ impl Received {
             by_frame_pointer,
             malformed,
             without_stack,
+            values_without_stack,
             not_looked_at,
             comparison: _,
         } = next;
@@ -58,6 +62,7 @@ impl Received {
         for (mine, more) in self.without_stack.iter_mut().zip(without_stack) {
             *mine += more;
         }
+        self.values_without_stack += values_without_stack;
         self.not_looked_at += not_looked_at;
     }
 

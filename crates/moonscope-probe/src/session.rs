@@ -421,14 +421,15 @@ impl Session {
         // events that came between
         self.receive()?;
         let lasting = self.lasting(&mut events);
-        let mut sums = match &mut self.sums {
+        let sums = match &mut self.sums {
             Some(sums) => sums.finish()?,
             None => Vec::new(),
         };
-        sums.extend(leftovers);
-        sums.extend(self.standing(&sums, Some(monotonic_now())));
+        let standing = self.standing(&sums, Some(monotonic_now()));
         let mut drain = self.drain.borrow_mut();
         drain.take_sums(&sums, Which::AtHand);
+        drain.take_uncounted(&leftovers, Which::AtHand);
+        drain.take_uncounted(&standing, Which::AtHand);
         drain.take_sums(&lasting, Which::AtHand);
         drain.received.not_looked_at = not_looked_at;
         self.intervals.part(&mut events);

@@ -8,7 +8,7 @@ use moonscope_luajit::{GcMode, LuaState};
 use moonscope_process::ProcessMemory;
 use moonscope_unwind::abi;
 
-use crate::collector::{Collector, Column, Programs};
+use crate::collector::{Collector, Column, Programs, stacks_in};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, LuaFile};
 use crate::limits::Limits;
@@ -157,6 +157,14 @@ impl Collector for LuaWait {
         switch(skel, 0);
         self.stopped = monotonic_now();
         Ok(())
+    }
+
+    /// Where coroutines wait.
+    fn held(&mut self, skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
+        stacks_in(
+            &skel.maps.lua_waits,
+            std::mem::offset_of!(abi::ms_lua_wait, stack),
+        )
     }
 
     /// Coroutines that wait still. What was given up meanwhile is not there, or not in a yield.

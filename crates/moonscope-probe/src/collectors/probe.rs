@@ -307,6 +307,16 @@ impl Collector for Probe {
         Ok(())
     }
 
+    /// Those of calls that have not returned.
+    fn held(&mut self, skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
+        let map = &skel.maps.probe_threads;
+        let threads = map
+            .keys()
+            .filter_map(|key| map.lookup(&key, MapFlags::ANY).ok().flatten());
+        let calls = threads.flat_map(|bytes| OpenCall::all(&bytes));
+        calls.map(|call| call.stack).collect()
+    }
+
     /// Calls that have not returned: how long they have lasted, less what lasts inside of them.
     fn lasting(&mut self, skel: &mut MoonscopeSkel<'static>) -> Vec<(abi::ms_sum_key, abi::ms_sum)> {
         let map = &skel.maps.probe_threads;

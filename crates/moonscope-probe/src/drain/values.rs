@@ -1,6 +1,7 @@
 //! What was measured: values that came with a stack, and those that the kernel side summed up for one that it shipped.
 
 use moonscope_unwind::abi;
+use rustc_hash::FxHashSet;
 
 use super::{Drain, Interval};
 use crate::definitions::Definition;
@@ -54,24 +55,46 @@ impl Drain {
         Some(joined)
     }
 
-    /// Takes what the kernel side summed up. True: it has to ship all stacks anew.
-    pub fn take_sums(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)], interval: Interval) -> bool {
+    /// Adds a sum to its stack; false: that is not known.
+    fn take_sum(&mut self, key: &abi::ms_sum_key, sum: &abi::ms_sum, interval: Interval) -> bool {
+        let Some(definition) = self.definition(key.stack) else {
+            return false;
+        };
+        let what = What {
+            event: key.event as u16,
+            tag: key.tag,
+        };
+        self.measure(&definition, what, sum, interval);
+        true
+    }
+
+    /// Takes what the kernel side summed up.
+    pub fn take_sums(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)], interval: Interval) {
         for (key, sum) in sums {
-            match self.definition(key.stack) {
-                Some(definition) => {
-                    let what = What {
-                        event: key.event as u16,
-                        tag: key.tag,
-                    };
-                    self.measure(&definition, what, sum, interval);
-                }
-                None => {
-                    let without_stack = &mut self.received_in(interval).without_stack;
-                    let event = key.event as usize % without_stack.len();
-                    without_stack[event] += sum.count;
-                }
+            if !self.take_sum(key, sum, interval) {
+                let without_stack = &mut self.received_in(interval).without_stack;
+                let event = key.event as usize % without_stack.len();
+                without_stack[event] += sum.count;
             }
         }
-        self.definitions.make_room()
+    }
+
+    /// Takes what is added to stacks whose samples were counted before: how it stands, and what is left over.
+    pub fn take_uncounted(&mut self, sums: &[(abi::ms_sum_key, abi::ms_sum)], interval: Interval) {
+        for (key, sum) in sums {
+            if !self.take_sum(key, sum, interval) {
+                self.received_in(interval).values_without_stack += 1;
+            }
+        }
+    }
+
+    /// Are so many stacks remembered that some must be forgotten?
+    pub fn has_too_many_stacks(&self) -> bool {
+        self.definitions.is_full()
+    }
+
+    /// Forgets stacks but those that are `held`. The kernel side has to ship all anew.
+    pub fn forget_stacks(&mut self, held: &FxHashSet<abi::ms_stack_id>) {
+        self.definitions.make_room(held);
     }
 }

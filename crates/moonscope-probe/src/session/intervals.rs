@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use libbpf_rs::MapHandle;
+use moonscope_unwind::abi;
 use rustc_hash::FxHashSet;
 
 use super::Session;
@@ -18,7 +19,8 @@ use crate::error::ProbeError;
 use crate::files::FileNames;
 use crate::processes::monotonic_now;
 use crate::received::Received;
-use crate::recorded::{Measured, Recorded};
+use crate::recorded::{Collectors, Measured, Recorded};
+use crate::skeleton::MoonscopeSkel;
 use crate::sums::GRACE;
 use crate::totals::{EventTotals, Ticks, Totals};
 use crate::unfinished::UnfinishedProcess;
@@ -133,6 +135,13 @@ impl Intervals {
     }
 }
 
+/// Stacks that something has begun with that lasts.
+fn held(collectors: &Collectors, skel: &mut MoonscopeSkel<'static>) -> FxHashSet<abi::ms_stack_id> {
+    let mut collectors = collectors.write();
+    let held = collectors.iter_mut().flat_map(|collector| collector.held(skel));
+    held.collect()
+}
+
 impl Session {
     /// Ends the interval at hand, and begins the next one, now or as soon as the kernel side is ready for it: within
     /// 20 milliseconds, if [`Session::poll`] is called. [`Session::take_interval`] then has it some 20 milliseconds later.
@@ -189,16 +198,19 @@ impl Session {
             Some(sums) => sums.take_turn()?,
             None => None,
         };
-        let Some(mut batch) = batch else {
+        let Some(batch) = batch else {
             return Ok(());
         };
         let which = self.intervals.of_sums();
         let ended = self.intervals.ending.as_ref().map(|ending| ending.at);
         let standing = self.standing(&batch, ended.filter(|_| which == Which::Ended));
-        batch.extend(standing);
-        if self.drain.borrow_mut().take_sums(&batch, which)
+        let mut drain = self.drain.borrow_mut();
+        drain.take_sums(&batch, which);
+        drain.take_uncounted(&standing, which);
+        if drain.has_too_many_stacks()
             && let Some(sums) = &mut self.sums
         {
+            drain.forget_stacks(&held(&self.collectors, &mut self.object.skel));
             sums.forget_stacks();
         }
         Ok(())
@@ -238,13 +250,8 @@ impl Session {
         });
         self.intervals.began = ending.at;
         let (collectors, skel) = (&self.collectors, &mut self.object.skel);
-        let held = || {
-            let mut collectors = collectors.write();
-            let held = collectors.iter_mut().flat_map(|collector| collector.held(skel));
-            held.collect::<FxHashSet<_>>()
-        };
         let mut drain = self.drain.borrow_mut();
-        drain.forget_unused(held, &self.intervals.shipped);
+        drain.forget_unused(|| held(collectors, skel), &self.intervals.shipped);
     }
 
     pub(super) fn give_out(

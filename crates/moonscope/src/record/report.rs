@@ -249,6 +249,10 @@ impl Recording {
             ),
             (processes.files_not_opened, "mapped files could not be opened"),
             (
+                self.totals.received.values_without_stack,
+                "stacks are not known any more, as there were too many: what is in use or left over of them is missing",
+            ),
+            (
                 self.totals.received.not_looked_at,
                 "processes were not looked at when the recording ended: what lasted in their threads is missing",
             ),
