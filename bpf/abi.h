@@ -610,7 +610,15 @@ struct ms_alloc_block {
 	struct ms_stack_id stack;
 	__u64 objects;
 	__u64 bytes;
-	__u64 pid;		/* of the process that allocated it */
+	__u32 pid;		/* of the process that allocated it */
+	__u32 image;		/* and which of the programs that it executed: task_struct.self_exec_id */
+};
+
+/* A process has executed another program: what it had allocated is gone. */
+struct ms_alloc_exec {
+	__u64 time;		/* CLOCK_MONOTONIC, nanoseconds */
+	__u32 image;		/* from then on */
+	__u32 unused;
 };
 
 /* What the probes of `alloc` did on one CPU. */
@@ -620,6 +628,8 @@ struct ms_alloc_work {
 	__u64 frees;		/* of these, those that free */
 	__u64 unfollowed;	/* allocations that were taken, and when they are freed is not seen */
 	__u64 abandoned;	/* calls that were left in a way that no probe sees */
+	__u64 missed;		/* blocks that were given out again, so that they had been freed and no probe saw it */
+	__u64 unswept;		/* programs that were executed, and there was no room to tell of it */
 };
 
 /* ---- samples and events ----------------------------------------------- */

@@ -74,6 +74,18 @@ struct {
 	__type(value, struct ms_alloc_work);
 } alloc_work SEC(".maps");
 
+/* Processes that have executed another program lately; user space takes them out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ms_alloc_exec);
+} alloc_execs SEC(".maps");
+
+struct task_struct___exec {
+	__u64 self_exec_id;
+} __attribute__((preserve_access_index));
+
 NO_PROGRAMS(no_programs_of_alloc);
 
 /* ---- accounting ------------------------------------------------------- */
@@ -112,6 +124,14 @@ static __always_inline struct ms_alloc_address address_here(__u64 address)
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 
 	return (struct ms_alloc_address){ .mm = (__u64)task->mm, .address = address };
+}
+
+/* Which of the programs that its process has executed the running thread is in. */
+static __always_inline __u32 image_here(void)
+{
+	struct task_struct___exec *task = (void *)bpf_get_current_task_btf();
+
+	return (__u32)task->self_exec_id;
 }
 
 /* ---- which are taken, and what they stand for ------------------------- */
@@ -233,6 +253,7 @@ static __noinline int note_allocated(struct alloc_thread *t, __u64 address, bool
 		return 0;
 	} else if (take_out(address, &unseen)) {
 		/* nobody can get what was not freed: that was not seen */
+		NOTE(missed);
 		note_freed(&unseen);
 	}
 	if (!add_block(&t->block, false)) {
@@ -361,6 +382,7 @@ static __noinline int call_begins(struct pt_regs *ctx)
 		return 0;
 	weigh(&t->block, size);
 	t->block.pid = bpf_get_current_pid_tgid() >> 32;
+	t->block.image = image_here();
 	return 1;
 }
 
@@ -442,6 +464,21 @@ int alloc_free(struct pt_regs *ctx)
 	}
 	if (alloc_is_on && ctx->di && take_out(ctx->di, &block))
 		note_freed(&block);
+	return 0;
+}
+
+/* sched_process_exec(task, old_pid, bprm): its address space is another one, and nobody will free what was in the old one. */
+SEC("raw_tracepoint/sched_process_exec")
+int alloc_executes(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct ms_alloc_exec exec = { .time = bpf_ktime_get_ns() };
+
+	if (!alloc_is_on || !current_is_wanted(pid))
+		return 0;
+	exec.image = image_here();
+	if (bpf_map_update_elem(&alloc_execs, &pid, &exec, BPF_ANY))
+		NOTE(unswept);
 	return 0;
 }
 

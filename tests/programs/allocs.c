@@ -4,6 +4,7 @@
  *     allocs churn SECONDS         allocates and frees all the time, in stacks that are known: main, churn, churn_NAME
  *     allocs children SECONDS      the same in a child process that executes nothing
  *     allocs steps                 see below
+ *     allocs replaced              does the first step, and executes `allocs steps`
  *
  * With `wait` it begins when it is given a line, or the end, on its standard input. PERIOD: for which sampling period the
  * variances below are meant (1: none is left out).
@@ -384,7 +385,7 @@ static void next_step(int objects)
 	wait_for_word();
 }
 
-static void steps(void)
+static void first_step(void)
 {
 	/* so that stdio needs no more */
 	puts("ready");
@@ -392,6 +393,18 @@ static void steps(void)
 	wait_for_word();
 	by_step(0, 300, 1);
 	next_step(300);
+}
+
+static void replaced(void)
+{
+	first_step();
+	execl("/proc/self/exe", "allocs", "steps", (char *)NULL);
+	abort();
+}
+
+static void steps(void)
+{
+	first_step();
 	by_step(100, 200, 0);
 	by_step(300, 400, 1);
 	next_step(300);
@@ -428,6 +441,8 @@ int main(int argc, char **argv)
 		children(atof(argv[2]));
 		return 0;
 	}
+	if (argc > 1 && !strcmp(argv[1], "replaced"))
+		replaced();
 	if (argc > 1 && !strcmp(argv[1], "steps")) {
 		steps();
 		return 0;

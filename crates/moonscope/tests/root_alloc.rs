@@ -479,10 +479,32 @@ fn used(lines: &[String]) -> [u64; 2] {
 }
 
 /// A copy that nobody else runs: probes are in its children from their first instruction on.
-fn start_steps(dir: &Path) -> Option<Program> {
+fn start_steps(dir: &Path, how: &str) -> Option<Program> {
     let copy = dir.join("steps");
     std::fs::copy(program("allocs-static")?, &copy).unwrap();
-    Some(Program::start(&copy, &["steps"]))
+    Some(Program::start(&copy, &[how]))
+}
+
+/// Waits until there is a file of an interval that began after this.
+fn interval_after_now(recording: &mut Background, files: &Path) -> Profile {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let newest = || {
+        let files = std::fs::read_dir(files).unwrap().map(|file| file.unwrap().path());
+        // one that is written has another name
+        files
+            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+            .max()
+    };
+    loop {
+        recording.wait_for_interval();
+        let profile = newest().map(|path| Profile::read(&path));
+        let began = |profile: &Profile| profile.json["meta"]["start_unix_ns"].as_u64().unwrap();
+        // what ended just before an interval did may be noticed in the next one
+        match profile {
+            Some(profile) if began(&profile) > since + 300_000_000 => return profile,
+            _ => {}
+        }
+    }
 }
 
 #[test]
@@ -491,7 +513,7 @@ fn root_each_interval_has_what_was_allocated_in_it_and_what_is_in_use_at_its_end
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let Some(mut program) = start_steps(dir.path()) else {
+    let Some(mut program) = start_steps(dir.path(), "steps") else {
         return;
     };
     let files = dir.path().join("files");
@@ -501,30 +523,10 @@ fn root_each_interval_has_what_was_allocated_in_it_and_what_is_in_use_at_its_end
     let first = ["record", "-e", "alloc:1", "-p", &pid, "--interval", "150ms", "-o"];
     let mut recording = Background::start(&[&first[..], &[pattern.to_str().unwrap()], &UNLIMITED].concat());
     recording.wait_for_interval();
-    let newest = || {
-        let files = std::fs::read_dir(&files)
-            .unwrap()
-            .map(|file| file.unwrap().path());
-        // one that is written has another name
-        files
-            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
-            .max()
-    };
     for step in 0..4 {
         program.tell();
         let truth = used(&program.hear("done"));
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        // until a file is there of an interval that began after the step
-        let profile = loop {
-            recording.wait_for_interval();
-            let profile = newest().map(|path| Profile::read(&path));
-            let began = |profile: &Profile| profile.json["meta"]["start_unix_ns"].as_u64().unwrap();
-            // what ended just before an interval did may be noticed in the next one
-            match profile {
-                Some(profile) if began(&profile) > since + 300_000_000 => break profile,
-                _ => {}
-            }
-        };
+        let profile = interval_after_now(&mut recording, &files);
         assert_eq!(in_use(&profile, "by_step"), truth, "step {step}");
         // it has ended, and nobody can free it any more
         assert_eq!(in_use(&profile, "by_child"), [0, 0], "step {step}");
@@ -551,12 +553,47 @@ fn root_each_interval_has_what_was_allocated_in_it_and_what_is_in_use_at_its_end
 }
 
 #[test]
+fn root_what_a_program_had_is_not_in_use_any_more_when_its_process_has_executed_another() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut program) = start_steps(dir.path(), "replaced") else {
+        return;
+    };
+    let files = dir.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let pattern = files.join("x-%N.json");
+    let pid = program.pid_text();
+    let first = ["record", "-e", "alloc:1", "-p", &pid, "--interval", "150ms", "-o"];
+    let mut recording = Background::start(&[&first[..], &[pattern.to_str().unwrap()], &UNLIMITED].concat());
+    recording.wait_for_interval();
+    program.tell();
+    let truth = used(&program.hear("done"));
+    let profile = interval_after_now(&mut recording, &files);
+    assert_eq!(in_use(&profile, "by_step"), truth);
+    // the same program again, which has nothing yet
+    program.tell();
+    program.hear("ready");
+    let profile = interval_after_now(&mut recording, &files);
+    assert_eq!(in_use(&profile, "by_step"), [0, 0]);
+    program.tell();
+    let truth = used(&program.hear("done"));
+    let profile = interval_after_now(&mut recording, &files);
+    assert_eq!(in_use(&profile, "by_step"), truth);
+    drop(program);
+    let run = recording.wait();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("+ 0 lost; unexplained 0"), "{}", run.stderr);
+}
+
+#[test]
 fn root_the_time_before_a_trigger_has_what_is_in_use_once() {
     if !root() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let Some(mut program) = start_steps(dir.path()) else {
+    let Some(mut program) = start_steps(dir.path(), "steps") else {
         return;
     };
     let json = dir.path().join("x.json");

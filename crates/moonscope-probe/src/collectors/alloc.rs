@@ -56,6 +56,9 @@ const BLOCKS: u32 = 1 << 18;
 const MORE_BLOCKS: u32 = 1 << 20;
 const SHORT_PERIOD: u64 = 4096;
 
+/// Notices programs that a process executes.
+const EXECUTES: &str = "alloc_executes";
+
 /// What malloc gives out and free takes back.
 #[derive(Default)]
 pub struct Alloc {
@@ -189,7 +192,7 @@ impl Collector for Alloc {
     }
 
     fn programs(&self) -> &'static [&'static str] {
-        &[CALL, EXIT, FREE, COUNT]
+        &[CALL, EXIT, FREE, COUNT, EXECUTES]
     }
 
     fn sums_up(&self) -> bool {
@@ -200,9 +203,10 @@ impl Collector for Alloc {
         &mut self,
         number: u32,
         open: &mut OpenMoonscopeSkel<'static>,
-        _limits: &Limits,
+        limits: &Limits,
     ) -> Result<(), libbpf_rs::Error> {
         self.number = number;
+        open.maps.alloc_execs.set_max_entries(limits.processes as u32)?;
         add_spare_scratches(open)?;
         if let Some(constants) = open.maps.rodata_data.as_deref_mut() {
             constants.alloc_event = number;
@@ -266,6 +270,7 @@ impl Collector for Alloc {
     }
 
     fn attach(&mut self, programs: &mut Programs<'_>) -> Result<(), ProbeError> {
+        programs.attach(EXECUTES)?;
         self.placed.attach_found(programs)
     }
 
@@ -315,6 +320,10 @@ impl Collector for Alloc {
         self.work.hits -= before.hits;
         self.placed.remove_all();
         Ok(())
+    }
+
+    fn held(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
+        self.in_use.stacks()
     }
 
     fn summed(&mut self, sums: &[Leftover]) {
@@ -377,6 +386,15 @@ impl Collector for Alloc {
             (
                 work.abandoned,
                 "calls were left in a way that no probe sees (an exception, longjmp): they count as failed",
+            ),
+            (
+                work.missed,
+                "blocks were freed in a way that no probe sees: they count as freed when their addresses were given out again",
+            ),
+            (
+                work.unswept,
+                "programs were executed in place of others while there was no room to note it: what these had allocated counts \
+                 as in use until their processes end",
             ),
         ] {
             if count > 0 {

@@ -1,7 +1,7 @@
 //! What is in use by stack when an interval ends: what came so far, less what went.
 //!
 //! Sums say what came and went in an interval, so they are added up here over all of them. What a process had not freed when
-//! it ended is in use in the interval in which that was, and not in those after it.
+//! it ended, or executed another program, is in use in the interval in which that was, and not in those after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,9 @@ pub struct InUse {
     by_stack: FxHashMap<abi::ms_stack_id, Amount>,
     /// Processes that ended, and when that was noticed; their blocks are in the kernel's map still.
     ended: BTreeMap<Pid, u64>,
-    /// What was not freed by processes that ended, and when they did: a stack is of one process.
+    /// Processes that executed another program since the map was looked through.
+    executed: BTreeMap<Pid, abi::ms_alloc_exec>,
+    /// What was not freed by programs that ended, and when they did: a stack is of one process, and of one program in it.
     left: FxHashMap<abi::ms_stack_id, (u64, Amount)>,
 }
 
@@ -59,6 +61,15 @@ impl InUse {
                 less(abi::MS_ALLOC_BYTES, abi::MS_ALLOC_FREED_BYTES),
             );
         }
+    }
+
+    /// The stacks of what is in use.
+    pub fn stacks(&self) -> Vec<abi::ms_stack_id> {
+        let in_use = self
+            .by_stack
+            .iter()
+            .filter(|(_, amount)| **amount != Amount::default());
+        in_use.map(|(&stack, _)| stack).collect()
     }
 
     /// A process ended.
@@ -91,19 +102,46 @@ impl InUse {
         standing
     }
 
-    /// Removes the blocks of processes that ended from the kernel's map: nobody will free them, and they take the room of
+    /// The processes that executed another program are taken out of the kernel's map: which program, and when.
+    fn take_executed(&mut self, skel: &MoonscopeSkel<'static>) {
+        let map = &skel.maps.alloc_execs;
+        for key in map.keys() {
+            let value = map.lookup(&key, MapFlags::ANY).ok().flatten();
+            let (Some(pid), Some(exec)) = (
+                plain::<u32>(&key),
+                value.and_then(|value| plain::<abi::ms_alloc_exec>(&value)),
+            ) else {
+                continue;
+            };
+            self.executed.insert(pid, exec);
+        }
+        for &pid in self.executed.keys() {
+            // one more in between is told of the next time: what it has allocated has another number
+            let _ = map.delete(&pid.to_ne_bytes());
+        }
+    }
+
+    /// When the program ended that had allocated a block; `None`: it runs.
+    fn end_of(&self, block: &abi::ms_alloc_block) -> Option<u64> {
+        let executed = self.executed.get(&block.pid);
+        let replaced = executed.filter(|exec| exec.image != block.image);
+        replaced
+            .map(|exec| exec.time)
+            .or_else(|| self.ended.get(&block.pid).copied())
+    }
+
+    /// Removes the blocks of programs that ended from the kernel's map: nobody will free them, and they take the room of
     /// others.
     pub fn sweep(&mut self, skel: &MoonscopeSkel<'static>) {
         /// So many in one system call.
         const BATCH: u32 = 1024;
-        if self.ended.is_empty() {
+        self.take_executed(skel);
+        if self.ended.is_empty() && self.executed.is_empty() {
             return;
         }
-        let ended = std::mem::take(&mut self.ended);
         let map = &skel.maps.alloc_live;
         let Ok(blocks) = map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY) else {
             // the next time
-            self.ended = ended;
             return;
         };
         // not while they are read
@@ -112,14 +150,15 @@ impl InUse {
             let Some(block) = plain::<abi::ms_alloc_block>(&value) else {
                 continue;
             };
-            let at = u32::try_from(block.pid).ok().and_then(|pid| ended.get(&pid));
-            if let Some(&at) = at
+            if let Some(at) = self.end_of(&block)
                 && gone.insert(key)
             {
                 let (_, left) = self.left.entry(block.stack).or_insert((at, Amount::default()));
                 left.add(block.objects.cast_signed(), block.bytes.cast_signed());
             }
         }
+        self.ended.clear();
+        self.executed.clear();
         for key in gone {
             // whoever got its address space may have freed it
             let _ = map.delete(&key);

@@ -51,6 +51,8 @@ pub fn work(skel: &MoonscopeSkel<'static>) -> abi::ms_alloc_work {
         total.frees += cpu.frees;
         total.unfollowed += cpu.unfollowed;
         total.abandoned += cpu.abandoned;
+        total.missed += cpu.missed;
+        total.unswept += cpu.unswept;
     }
     total
 }
