@@ -108,6 +108,11 @@ impl Heap {
         }
         self.allocated() as f64 / self.by_pairs as f64
     }
+
+    /// Bytes that have no stack: no pair of ticks saw any of them.
+    fn unseen(&self) -> i64 {
+        if self.by_pairs == 0 { self.allocated() } else { 0 }
+    }
 }
 
 impl LuaAlloc {
@@ -208,6 +213,11 @@ impl Collector for LuaAlloc {
             let is_too_fast = self.heaps.values().any(Heap::is_too_fast);
             let least = if is_too_fast { "at least " } else { "" };
             how += &format!(": {least}{mebibytes:.1} MiB in {vms} VM{ending}");
+            let unseen: i64 = self.heaps.values().map(Heap::unseen).sum();
+            if unseen > 0 {
+                let unseen = unseen as f64 / f64::from(1 << 20);
+                how += &format!(" ({unseen:.1} MiB of it in no stack: no pair of looks saw any)");
+            }
             if is_too_fast {
                 how += ", as one collects its garbage more often than every second look (lua-alloc:HZ)";
             }
@@ -251,6 +261,7 @@ mod tests {
         };
         assert_eq!((heap.allocated(), heap.factor()), (3000, 1.5));
         assert!(!heap.is_too_fast() && Heap { turns: 60, ..heap }.is_too_fast());
+        assert_eq!((heap.unseen(), Heap { by_pairs: 0, ..heap }.unseen()), (0, 3000));
         let freed = Heap { bytes: -5, ..heap };
         assert_eq!((freed.allocated(), freed.factor()), (0, 0.0));
     }
