@@ -145,6 +145,9 @@ pub fn run(args: TopArgs) -> Result<Code, Failure> {
     if let Some(profile) = &seen.profile {
         let seconds = collected::length(profile).as_secs_f64();
         crate::exit::tell!("watched {} for {seconds:.1} s", profile.meta.target);
+        for comment in &profile.meta.comments {
+            crate::exit::tell!("{comment}");
+        }
         crate::exit::tell!("{}", profile.accounting);
     }
     Ok(Code::Done)

@@ -11,6 +11,9 @@ const MOST: usize = 1 << 18;
 /// Stacks and samples of a small sum, of which it does not matter whether they are in use.
 const FEW: usize = 1 << 12;
 
+/// Comments that are kept at most.
+const MOST_COMMENTS: usize = 32;
+
 /// How much of the time is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span {
@@ -33,6 +36,8 @@ pub struct Collected {
     /// How large the sum was when it was last made anew.
     made_with: usize,
     all: Profile,
+    /// Comments of the newest piece.
+    last_comments: Vec<String>,
 }
 
 impl Collected {
@@ -46,6 +51,7 @@ impl Collected {
             recent: Profile::new(Vec::new()),
             made_with: 0,
             all: Profile::new(Vec::new()),
+            last_comments: Vec::new(),
         }
     }
 
@@ -63,12 +69,12 @@ impl Collected {
             true => piece.heaviest(self.most / 2),
             false => piece,
         };
-        // some differ from piece to piece, and would add up
-        piece.meta.comments.clear();
+        let comments = std::mem::take(&mut piece.meta.comments);
         self.all.merge(&piece);
         if size(&self.all) > self.most {
             self.all = self.all.heaviest(self.most / 4);
         }
+        self.add_comments(comments);
         self.recent.merge(&piece);
         self.size += size(&piece);
         self.pieces.push_back(piece);
@@ -80,6 +86,19 @@ impl Collected {
             self.made_with = size(&self.recent);
         }
         self.describe();
+    }
+
+    /// Keeps what is said of two pieces that follow each other, which is true of all: that probes were taken away. What is
+    /// true of one only would add up.
+    fn add_comments(&mut self, comments: Vec<String>) {
+        let known = &mut self.all.meta.comments;
+        let lasting = comments.iter().filter(|text| self.last_comments.contains(text));
+        for text in lasting {
+            if known.len() < MOST_COMMENTS && !known.contains(text) {
+                known.push(text.clone());
+            }
+        }
+        self.last_comments = comments;
     }
 
     fn pop_old(&mut self) -> Option<Profile> {
@@ -167,6 +186,22 @@ mod tests {
         assert_eq!(length(recent), Duration::from_secs(3));
         collected.clear();
         assert!(collected.profile(Span::All).is_empty());
+    }
+
+    #[test]
+    fn what_is_said_of_one_piece_after_another_is_said_of_the_whole() {
+        let mut collected = Collected::new(Duration::from_secs(3));
+        for second in 0..10 {
+            let mut piece = piece(0..2);
+            piece.meta.comments = vec![format!("in second {second}")];
+            if second > 5 {
+                piece.meta.comments.push("its probes were taken away".to_owned());
+            }
+            collected.add(piece);
+        }
+        let all = collected.profile(Span::All);
+        assert_eq!(all.meta.comments, ["its probes were taken away"]);
+        assert!(collected.profile(Span::Window).meta.comments.is_empty());
     }
 
     #[test]
