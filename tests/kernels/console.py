@@ -14,6 +14,7 @@ class Log:
             lines = file.read().splitlines()
         self.sections, self.statuses, self.pids, name = {}, {}, {}, None
         self.release = next((line.split()[1] for line in lines if line.startswith("@@kernel ")), "")
+        self.has_all_events = "@@some" not in lines
         for line in lines:
             words = line.split(" ")
             if words[0] == "@@begin":

@@ -1,8 +1,8 @@
 -- Two functions that take the same time, of which one allocates three times as much as the other.
 --
---   allocates.lua stopped|running|small
+--   allocates.lua stopped|running|small [SECONDS]
 --
--- Prints `ready`, waits for a line, allocates for some time, prints what the VM and its functions
+-- Prints `ready`, waits for a line, allocates for so much CPU time (1.2 s unless it is said), prints what the VM and its functions
 -- have allocated, and then `done`:
 --
 --   truth NAME BYTES          of a function: what a call allocates, by the VM's own counter, times its calls
@@ -11,7 +11,7 @@
 -- `stopped`: without garbage collection. `running`: with it, on a heap as large as that of a service. `small`: on one
 -- that is collected every millisecond or so.
 
-local seconds, mode = 1.2, arg[1]
+local seconds, mode = tonumber(arg[2] or 1.2), arg[1]
 local clock = os.clock
 local sink = 0
 
