@@ -1,4 +1,6 @@
-/* An event loop on epoll, most of whose turns are short; some work for 60 ms, and some wait for as long.
+/* An event loop on epoll, most of whose turns are short; some work for MS milliseconds, and some wait for as long.
+ *
+ *     loops [MS]                          60 unless it is said
  *
  *     truth burn TURNS SECONDS            turns that work, and by the clock how long they do
  *     truth block TURNS SECONDS           turns that wait
@@ -11,11 +13,12 @@
 #include <sys/eventfd.h>
 
 #define ROUNDS 5
-#define LONG_NS 60000000
+
+static long long_ms = 60;
 
 KEEP void burn(void)
 {
-	uint64_t end = wall_ns() + LONG_NS;
+	uint64_t end = wall_ns() + (uint64_t)long_ms * 1000000;
 
 	do
 		work();
@@ -24,7 +27,7 @@ KEEP void burn(void)
 
 KEEP void block(void)
 {
-	struct timespec time = { 0, LONG_NS };
+	struct timespec time = { long_ms / 1000, long_ms % 1000 * 1000000 };
 
 	nanosleep(&time, NULL);
 	NO_TAIL_CALL();
@@ -57,6 +60,8 @@ int main(int argc, char **argv)
 	struct run run = start(argc, argv);
 	uint64_t burned = 0, blocked = 0;
 
+	if (argc > 1)
+		long_ms = atol(argv[1]);
 	/* nobody reads it, so there always is something to do */
 	if (epoll < 0 || always < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, always, &event))
 		return 1;
