@@ -136,8 +136,10 @@ static __always_inline void take_user_stack(struct scratch *s, enum walk_loop lo
 		s->walk.end = MS_END_COMPAT;
 		return;
 	}
-	if (!(s->sample.flags & MS_SAMPLE_USER_MODE))
+	if (!(s->sample.flags & MS_SAMPLE_USER_MODE)) {
 		leave_breakpoint(s);
+		leave_uretprobe_call(s);
+	}
 	walk_from_regs(&s->walk, &s->regs);
 	if (s->sample.flags & MS_SAMPLE_CALLED && return_from_call(s))
 		return;

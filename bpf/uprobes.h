@@ -66,6 +66,8 @@ enum {
 	TRAMPOLINE_CALLED = 13,
 	TRAMPOLINE_POPPED_R11 = 15,
 	TRAMPOLINE_POPPED_RCX = 16,
+	/* bytes that it has pushed when it makes its call */
+	TRAMPOLINE_PUSHED = 24,
 };
 
 /*
@@ -298,14 +300,25 @@ static __always_inline void leave_breakpoint(struct scratch *s)
 }
 
 /*
- * May the thread be where its stack pointer is not that of its instruction pointer? sys_uretprobe (arch/x86/kernel/uprobes.c,
- * Linux 6.11) lowers the one before it puts the other back: a walk begins too low then, and what it takes for the end of the
- * stack behind the first frame is none.
+ * sys_uretprobe (arch/x86/kernel/uprobes.c, Linux 6.11) takes what the trampoline has pushed, r11, rcx and rax, from the
+ * stack pointer, looks for the true return address, and puts both back one after the other: in between the stack pointer
+ * is that of the trampoline and the instruction pointer that of the caller. Then what was pushed is what it points at.
  */
-static __always_inline bool is_between_stacks(struct scratch *s)
+static __always_inline void leave_uretprobe_call(struct scratch *s)
 {
-	return !(s->sample.flags & MS_SAMPLE_USER_MODE) && (long)s->regs.orig_ax < 0 &&
-	       uprobe_task(s->walk.window) != 0;
+	__u64 *seen = s->walk.window;
+	__u64 page;
+
+	/* of that call the number is gone */
+	if ((long)s->regs.orig_ax >= 0)
+		return;
+	page = uprobe_page(seen);
+	if (!page || s->regs.ip - page < MS_UPROBE_PAGE || !uprobe_task(seen))
+		return;
+	if (bpf_probe_read_user(seen, TRAMPOLINE_PUSHED, (void *)s->regs.sp))
+		return;
+	if (seen[0] == s->regs.r11 && seen[1] == s->regs.cx && seen[2] == s->regs.ax)
+		s->regs.sp += TRAMPOLINE_PUSHED;
 }
 
 /*
