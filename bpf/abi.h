@@ -640,6 +640,7 @@ enum {
 	MS_STACK_PAGE = 4096,
 	MS_STACK_PAGES = 8,
 	MS_STACK_BYTES = MS_STACK_PAGES * MS_STACK_PAGE,
+	MS_STACK_BEGINNING = 64,	/* bytes above mm->start_stack that belong to it */
 	/* a native frame of the VM comes with a segment mark */
 	MS_SAMPLE_FRAMES = MS_MAX_KERNEL + 3 * MS_MAX_DEPTH,
 	/* a leaf function may use so much below its stack pointer (psABI 3.2.2) */
@@ -703,7 +704,7 @@ enum {
 	MS_SAMPLE_COROUTINE = 1 << 4,	/* what is outside of the coroutine that C resumed is left out */
 	MS_SAMPLE_TRACEPOINT = 1 << 3,	/* taken in a tracepoint, whose own frames are at the leaf */
 	MS_SAMPLE_CALLED = 1 << 5,	/* taken where a function was called: its return address is `called` words up */
-	MS_SAMPLE_BETWEEN = 1 << 6,	/* its stack pointer may be that of another place: one frame is no whole stack */
+	MS_SAMPLE_NO_ROOM = 1 << 6,	/* the copy of its stack is shorter than it might be: the ring buffer is filling */
 	MS_SAMPLE_MAPS_CHANGED = 1 << 2, /* mm->exec_vm is not what it was when the maps were read */
 };
 

@@ -38,6 +38,7 @@ enum {
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
 	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_RING_SIZE = 1,
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1,
@@ -63,6 +64,7 @@ struct bpf_perf_event_data {
 
 struct mm_struct {
 	unsigned long exec_vm;
+	unsigned long start_stack;
 } __attribute__((preserve_access_index));
 
 struct signal_struct {

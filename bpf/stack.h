@@ -29,12 +29,31 @@ enum walk_loop {
 		return body(ctx, WALK_PLAIN_LOOP);	\
 	}
 
-/* Appends the registers and the user stack, page by page until one is not there. */
-static __always_inline void append_stack_copy(struct scratch *s, const __u64 *reg)
+/*
+ * How much of a stack there is room to copy. The fuller the ring buffer, the less, and nothing into its last quarter: that
+ * is for samples without a copy, which take a hundredth of the room. They are cut; what finds no room is lost.
+ */
+static __always_inline __u32 room_for_copy(void)
 {
+	__u64 eighth = bpf_ringbuf_query(&events, BPF_RB_RING_SIZE) / 8;
+	__u64 used = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	if (used < 4 * eighth)
+		return MS_STACK_BYTES;
+	if (used < 5 * eighth)
+		return MS_STACK_BYTES / 4;
+	return used < 6 * eighth ? MS_STACK_PAGE / 2 : 0;
+}
+
+/* Appends the registers and the user stack, page by page until one is not there. */
+static __always_inline void append_stack_copy(struct scratch *s, struct task_struct *task, const __u64 *reg)
+{
+	/* above what the first thread began with are arguments and environment; it may look at its first words */
+	__u64 end = BPF_CORE_READ(task, mm, start_stack) + MS_STACK_BEGINNING;
 	__u64 start = reg[MS_REG_RSP];
+	__u64 room = room_for_copy();
 	__u64 at = s->next;
-	__u32 copied = 0;
+	__u64 copied = 0;
 	char *to;
 
 	if (at > MS_SAMPLE_FRAMES)
@@ -47,11 +66,21 @@ static __always_inline void append_stack_copy(struct scratch *s, const __u64 *re
 	/* the red zone too, unless it lies on a page that may not be there */
 	if ((start & (MS_STACK_PAGE - 1)) >= MS_RED_ZONE)
 		start -= MS_RED_ZONE;
+	if (room < MS_STACK_BYTES)
+		s->sample.flags |= MS_SAMPLE_NO_ROOM;
+	if (end - start < room)
+		room = end - start;
 	for (int i = 0; i < MS_STACK_PAGES; i++) {
 		/* never across a page border: behind the last page lies nothing */
-		__u32 part = MS_STACK_PAGE - ((start + copied) & (MS_STACK_PAGE - 1));
+		__u64 part = MS_STACK_PAGE - ((start + copied) & (MS_STACK_PAGE - 1));
 
-		if (copied > MS_STACK_BYTES - MS_STACK_PAGE || part > MS_STACK_PAGE)
+		if (copied > MS_STACK_BYTES - MS_STACK_PAGE || copied >= room)
+			break;
+		if (part > room - copied)
+			part = room - copied;
+		/* the compiler must not compute the address before the check */
+		asm volatile("" : "+r"(part));
+		if (part > MS_STACK_PAGE)
 			break;
 		if (bpf_probe_read_user(to + copied, part, (const void *)(start + copied)))
 			break;
@@ -199,7 +228,7 @@ static __always_inline void fill_sample_at(struct scratch *s, void *ctx, __u32 f
 	if (ms_always_copy || must_walk_later(sample->end, sample->flags)) {
 		walk_from_regs(&s->walk, &s->regs);
 		true_leaf_of_scratch(s->index);
-		append_stack_copy(s, s->walk.reg);
+		append_stack_copy(s, task, s->walk.reg);
 	}
 }
 

@@ -18,7 +18,7 @@ use crate::executables::Executables;
 use crate::files::FileNames;
 use crate::frames::{cut_of, locate};
 use crate::generation::Generation;
-use crate::limits::REMEMBERED_STACKS;
+use crate::limits::{MAX_KEPT_BYTES, REMEMBERED_STACKS};
 use crate::lua::{LuaCounts, LuaNotes, LuaProcesses, LuaView, UserFrame, splice, user_frames};
 use crate::mmap_watch::MmapWatch;
 use crate::processes::{Processes, monotonic_now};
@@ -90,6 +90,8 @@ pub struct Drain {
     /// Processes whose mappings changed.
     outdated: BTreeSet<Pid>,
     waiting: Vec<KeptRecord>,
+    /// Of `later` and `waiting`, since the last look at what was mapped.
+    kept_bytes: usize,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
     definitions: Definitions,
     /// What coroutines call to wait.
@@ -125,6 +127,7 @@ impl Drain {
             max_depth,
             outdated: BTreeSet::new(),
             waiting: Vec::new(),
+            kept_bytes: 0,
             remembered: FxHashMap::default(),
             definitions: Definitions::default(),
             sites: Sites::default(),
@@ -138,6 +141,7 @@ impl Drain {
     /// begins it is known whether the mappings that it was walked with were true.
     pub fn begin(&mut self) {
         self.horizon = monotonic_now();
+        self.kept_bytes = 0;
         self.read_watch();
         for record in std::mem::take(&mut self.later) {
             self.take(record.bytes());
@@ -155,9 +159,13 @@ impl Drain {
     /// Takes one record.
     pub fn take(&mut self, bytes: &[u8]) {
         match Record::parse(bytes) {
-            Some(record) if record.time() > self.horizon => self.later.push(KeptRecord::new(bytes)),
+            Some(record) if record.time() > self.horizon => {
+                let record = self.keep(bytes);
+                self.later.push(record);
+            }
             Some(Record::Sample(sample)) if self.needs_mappings(&sample) => {
-                self.waiting.push(KeptRecord::new(bytes))
+                let record = self.keep(bytes);
+                self.waiting.push(record);
             }
             Some(Record::Sample(sample)) => self.count(&sample),
             Some(Record::Event(event)) => self.notice(&event),
@@ -165,6 +173,16 @@ impl Drain {
             Some(Record::File(file)) => self.files.add(&file),
             None => self.received.malformed += 1,
         }
+    }
+
+    /// Is as much kept since [`Drain::begin`] as there is room for, until [`Drain::settle`] deals with it?
+    pub fn is_full(&self) -> bool {
+        self.kept_bytes > MAX_KEPT_BYTES
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> KeptRecord {
+        self.kept_bytes += bytes.len();
+        KeptRecord::new(bytes)
     }
 
     /// Must the mappings be read before this sample can be counted?

@@ -138,6 +138,10 @@ fn allows_value_of(bytes: usize) -> bool {
 /// Finished mapping lists that are kept of each process, so that samples on their way still find theirs.
 pub const KEPT_GENERATIONS: usize = 4;
 
+/// Records that wait for the mappings of their processes, with copies of stacks: so much is taken out of the ring buffer
+/// before they are dealt with.
+pub const MAX_KEPT_BYTES: usize = 4 << 20;
+
 /// Distinct raw stacks whose resolution is remembered; beyond that the memory of them starts anew.
 /// About 400 bytes each.
 pub const REMEMBERED_STACKS: usize = 1 << 15;
@@ -158,8 +162,8 @@ pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs
 /// which there is no Lua; so starting later is better, as long as whoever waits for it does not wonder.
 pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// How long all processes of a machine are looked at before the first tick, and as long their tables are waited for. A
-/// look takes some 0.3 ms; what is not ready is walked from stack copies, without Lua.
+/// How long all processes of a machine are looked at before the first tick, those first that use a CPU most. A look takes
+/// some 0.3 ms; whoever was not looked at is when a sample of it comes.
 pub const ALL_AT_START: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// Unwind rules that the table of one file may add to those of all. libc has 300; a file with very many would take

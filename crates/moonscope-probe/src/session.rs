@@ -24,7 +24,7 @@ use crate::collectors;
 use crate::drain::{Change, Drain, Interval as Which};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables};
-use crate::limits::{ALL_AT_START, Limits, MAPPINGS_REST, TABLES_AT_START};
+use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
@@ -93,6 +93,12 @@ pub struct Options {
     /// Sizes of the kernel side; `None`: those that suit the scope, see [`Limits::new`].
     pub limits: Option<Limits>,
 }
+
+/// Ends a round of receiving; no error number.
+const STOP: i32 = -4096;
+
+/// Rounds of receiving until others have their turn.
+const ROUNDS: usize = 8;
 
 /// A running recording.
 pub struct Session {
@@ -197,8 +203,9 @@ impl Session {
         };
         builder
             .add(&maps.events, move |bytes| {
-                receiver.borrow_mut().take(bytes);
-                0
+                let mut drain = receiver.borrow_mut();
+                drain.take(bytes);
+                if drain.is_full() { STOP } else { 0 }
             })
             .map_err(ring_error)?;
         let ring = builder.build().map_err(ring_error)?;
@@ -222,11 +229,7 @@ impl Session {
             _stats: stats,
         };
         session.add_first_targets(&options.scope)?;
-        let patience = match options.scope {
-            Scope::All => ALL_AT_START,
-            _ => TABLES_AT_START,
-        };
-        session.drain.borrow_mut().wait_for_tables(patience);
+        session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
         session.drain.borrow_mut().look_for_lua();
         for collector in session.collectors.write().iter_mut() {
             for line in collector.try_out(&mut session.object.programs())? {
@@ -273,7 +276,7 @@ impl Session {
             .saturating_sub(self.looked_at_mappings.elapsed())
             .min(timeout);
         if !rest.is_zero() && wait_for(&[ring], rest)? {
-            return self.receive();
+            return self.receive(ROUNDS);
         }
         let drain = self.drain.borrow();
         let events: Vec<_> = std::iter::once(ring).chain(drain.watch.events()).collect();
@@ -281,27 +284,18 @@ impl Session {
         drop(events);
         drop(drain);
         self.looked_at_mappings = Instant::now();
-        self.receive()
+        self.receive(ROUNDS)
     }
 
-    fn receive(&mut self) -> Result<Vec<Change>, ProbeError> {
+    fn receive(&mut self, rounds: usize) -> Result<Vec<Change>, ProbeError> {
         let has_rested = self.intervals.has_rested();
-        self.drain.borrow_mut().begin();
-        // samples come without a wake-up, so what is there must be asked for
-        self.ring.consume().map_err(|err| ProbeError::Map {
-            map: "events",
-            source: std::io::Error::other(err),
-        })?;
-        let mut drain = self.drain.borrow_mut();
-        self.targets.look_for_ended(&mut drain);
-        drain.settle();
-        drop(drain);
+        let is_all = self.receive_rounds(rounds)?;
         self.take_sums()?;
         let mut drain = self.drain.borrow_mut();
         let changes = std::mem::take(&mut drain.changes);
         let remapped = std::mem::take(&mut drain.remapped);
         drop(drain);
-        if has_rested {
+        if has_rested && is_all {
             self.complete_interval();
         }
         self.end_wanted_interval();
@@ -309,6 +303,33 @@ impl Session {
         self.note(&changes);
         self.look_after(&remapped);
         Ok(changes)
+    }
+
+    /// Receives until there is nothing left, or for so many rounds. Says whether that was all.
+    fn receive_rounds(&mut self, rounds: usize) -> Result<bool, ProbeError> {
+        for _ in 0..rounds {
+            if !self.receive_some()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Receives what is there, as much as there is room for in our own memory. Says whether there is more.
+    fn receive_some(&mut self) -> Result<bool, ProbeError> {
+        self.drain.borrow_mut().begin();
+        // samples come without a wake-up, so what is there must be asked for
+        let received = self.ring.consume_raw();
+        if received < 0 && received != STOP {
+            return Err(ProbeError::Map {
+                map: "events",
+                source: std::io::Error::from_raw_os_error(-received),
+            });
+        }
+        let mut drain = self.drain.borrow_mut();
+        self.targets.look_for_ended(&mut drain);
+        drain.settle();
+        Ok(received == STOP)
     }
 
     /// How each event is measured.
@@ -415,11 +436,11 @@ impl Session {
             .flat_map(|collector| collector.leftovers(skel))
             .collect();
         let (unfinished, not_looked_at) = self.unfinished();
-        self.receive()?;
+        self.receive(usize::MAX)?;
         let mut events = self.event_totals();
         self.object.detach();
         // events that came between
-        self.receive()?;
+        self.receive(usize::MAX)?;
         let lasting = self.lasting(&mut events);
         let sums = match &mut self.sums {
             Some(sums) => sums.finish()?,

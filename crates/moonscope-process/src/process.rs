@@ -28,6 +28,8 @@ pub struct Process {
     pub is_zombie: bool,
     /// Effective user id, in our user namespace.
     pub uid: u32,
+    /// How long it was on a CPU, with all its threads, in clock ticks.
+    pub cpu_ticks: u64,
     /// Its pid in each pid namespace from ours to its own; the last one is what it knows itself.
     pub ns_pids: Vec<Pid>,
 }
@@ -59,6 +61,7 @@ impl Process {
             parent: stat.parent,
             start: StartTime(stat.start_ticks),
             uid: status.uid,
+            cpu_ticks: stat.cpu_ticks,
             ns_pids: status.ns_pids,
         })
     }

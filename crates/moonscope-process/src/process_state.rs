@@ -17,6 +17,8 @@ pub(crate) struct Stat {
     pub(crate) parent: Pid,
     /// Kernel flags of the task.
     pub(crate) flags: u64,
+    /// Clock ticks on a CPU, of all its threads.
+    pub(crate) cpu_ticks: u64,
     /// When it started, in clock ticks after boot.
     pub(crate) start_ticks: u64,
 }
@@ -34,12 +36,15 @@ impl Stat {
         let state = *fields.next()?.first()?; // field 3
         let parent = u32::try_from(decimal(fields.next()?)?).ok()?; // field 4
         let flags = decimal(fields.nth(4)?)?; // field 9
-        let start_ticks = decimal(fields.nth(12)?)?; // field 22
+        let user_ticks = decimal(fields.nth(4)?)?; // field 14
+        let cpu_ticks = user_ticks.saturating_add(decimal(fields.next()?)?); // field 15
+        let start_ticks = decimal(fields.nth(6)?)?; // field 22
         Some(Self {
             comm,
             state,
             parent,
             flags,
+            cpu_ticks,
             start_ticks,
         })
     }

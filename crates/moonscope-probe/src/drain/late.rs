@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moonscope_process::Pid;
-use moonscope_unwind::{WalkEnd, WalkFrame, abi};
+use moonscope_unwind::{Registers, StackCopy, WalkFrame, abi};
 
 use super::{Drain, ENDED_EARLY};
 use crate::comparison::was_copied_for_comparison;
@@ -17,6 +17,8 @@ use crate::user_walk::walk_copy;
 const MAPPING_CHANGED: &str = "mapping changed while the sample was taken";
 const WITHOUT_LUA: &str = "walked from a stack copy: without Lua frames";
 const NOT_PERMITTED: &str = "mappings of the process may not be read";
+/// The walk would need more of the stack than there was room for.
+const NO_ROOM: &str = "stack copy cut short: ring buffer nearly full";
 
 impl Drain {
     /// Reads the mappings of the process of a sample, or takes what it was seen to map. Gives the reason
@@ -83,26 +85,9 @@ impl Drain {
             {
                 (Some(newest), user_frames(sample.user()), None)
             }
-            (Some((registers, stack)), Some(newest), _) => {
-                let interval = self.interval_of(head.time);
-                self.received_in(interval).walked_here += 1;
-                let walk = walk_copy(
-                    newest,
-                    &mut self.executables,
-                    head.pid,
-                    (registers, &stack),
-                    sample.called(),
-                    self.max_depth,
-                );
-                let is_between = head.flags & abi::MS_SAMPLE_BETWEEN != 0 && walk.frames.len() <= 1;
-                let end = match walk.end {
-                    end if is_between && end.is_complete() => WalkEnd::Uprobe,
-                    end => end,
-                };
-                // a copy of the native stack has no Lua in it
-                let lacks_lua = self.lua.are_in_vm(head.pid, &walk.frames).then_some(WITHOUT_LUA);
-                let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
-                (Some(newest), frames, cut_of(end).or(lacks_lua))
+            (Some(copy), Some(newest), used) => {
+                let (frames, cut) = self.walk_here(sample, &copy, newest, used.as_deref());
+                (Some(newest), frames, cut)
             }
             (Some((registers, _)), None, _) => {
                 let addr = registers.regs[abi::MS_REG_RIP as usize];
@@ -131,6 +116,43 @@ impl Drain {
         let generation = generation.map(Arc::as_ref);
         let (stack, verdict) = self.place(sample, generation, &frames, cut);
         self.add(sample, (&frames, stack), generation, verdict);
+    }
+
+    /// Walks a stack copy.
+    fn walk_here(
+        &mut self,
+        sample: &RawSample<'_>,
+        (registers, stack): &(Registers, StackCopy<'_>),
+        newest: &Generation,
+        used: Option<&Generation>,
+    ) -> (Vec<UserFrame>, Option<&'static str>) {
+        let head = &sample.head;
+        let interval = self.interval_of(head.time);
+        self.received_in(interval).walked_here += 1;
+        let walk = walk_copy(
+            newest,
+            &mut self.executables,
+            head.pid,
+            (*registers, stack),
+            sample.called(),
+            self.max_depth,
+        );
+        let mut cut = cut_of(walk.end);
+        if cut.is_some() && head.flags & abi::MS_SAMPLE_NO_ROOM != 0 {
+            cut = Some(NO_ROOM);
+            // the kernel side had all of the stack, and may have come further
+            let theirs = native_frames(sample.user());
+            if let Some(used) = used
+                && theirs.len() > walk.frames.len()
+                && !theirs.iter().any(|frame| moved(frame, used, newest))
+            {
+                return (user_frames(sample.user()), cut);
+            }
+        }
+        // a copy of the native stack has no Lua in it
+        let lacks_lua = self.lua.are_in_vm(head.pid, &walk.frames).then_some(WITHOUT_LUA);
+        let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
+        (frames, cut.or(lacks_lua))
     }
 
     /// Walks a sample once more, as the oracle of the walk in the kernel.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use moonscope_process::{Pid, Process, list, process};
+use moonscope_process::{Pid, Process, StartTime, list, process};
 
 use super::{Scope, Session};
 use crate::drain::{Change, Drain};
@@ -91,11 +91,14 @@ impl Session {
     }
 
     /// Reads the mappings of the processes that are there, as far as the time allows: the others are looked at when
-    /// they are sampled.
+    /// they are sampled. Those that will be sampled most come first, and so do the tables of their files.
     fn look_at_all(&mut self) {
         let start = Instant::now();
         let mut drain = self.drain.borrow_mut();
-        for process in list::processes().unwrap_or_default() {
+        let mut processes = list::processes().unwrap_or_default();
+        let newest = processes.iter().map(|process| process.start).max();
+        processes.sort_by_cached_key(|process| std::cmp::Reverse(use_of_cpu(process, newest)));
+        for process in processes {
             if start.elapsed() > ALL_AT_START {
                 break;
             }
@@ -170,6 +173,14 @@ impl Session {
     pub fn live_targets(&self) -> usize {
         self.targets.live.len()
     }
+}
+
+/// How much of the time since its start a process was on a CPU, in thousandths; `newest`: when the last one started.
+fn use_of_cpu(process: &Process, newest: Option<StartTime>) -> u64 {
+    // one that has just started says little
+    const LEAST_AGE: u64 = 100;
+    let age = newest.unwrap_or(process.start).0.saturating_sub(process.start.0);
+    1000 * process.cpu_ticks / (age + LEAST_AGE)
 }
 
 /// Is nothing left of a process that could run? A process lives on when only its first thread has ended.
