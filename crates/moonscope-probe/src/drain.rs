@@ -21,6 +21,7 @@ use crate::generation::Generation;
 use crate::limits::{MAX_KEPT_BYTES, REMEMBERED_STACKS};
 use crate::lua::{LuaCounts, LuaNotes, LuaProcesses, LuaView, UserFrame, splice, user_frames};
 use crate::mmap_watch::MmapWatch;
+use crate::perf_maps::PerfMaps;
 use crate::processes::{Processes, monotonic_now};
 use crate::received::Received;
 use crate::sample::{KeptRecord, RawSample, Record, comm_bytes};
@@ -81,6 +82,8 @@ pub struct Drain {
     pub remapped: Vec<Pid>,
     /// Files that tags speak of.
     pub files: FileNames,
+    /// Names of generated code.
+    perf_maps: PerfMaps,
     /// Watches for new mappings.
     pub watch: MmapWatch,
     max_depth: u32,
@@ -124,6 +127,7 @@ impl Drain {
             changes: Vec::new(),
             remapped: Vec::new(),
             files: FileNames::default(),
+            perf_maps: PerfMaps::new(),
             max_depth,
             outdated: BTreeSet::new(),
             waiting: Vec::new(),
@@ -254,6 +258,7 @@ impl Drain {
             }
         }
         self.executables.release_memory();
+        self.perf_maps.tend();
     }
 
     fn notice(&mut self, event: &abi::ms_event) {
@@ -304,6 +309,9 @@ impl Drain {
                 (!known).then_some(ENDED_EARLY)
             });
             self.count_late(&sample, failed);
+        }
+        if let Some(newest) = self.processes.newest(pid) {
+            self.perf_maps.end(newest.process);
         }
         self.processes.forget(pid, &mut self.executables);
         self.lua.forget(pid);
@@ -380,6 +388,12 @@ impl Drain {
             });
         let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
         cut = cut.or(spliced.cut);
+        let is_generated = |frame: &RawFrame| matches!(frame.of_lua(), RawFrame::Memory { .. });
+        if let Some(generation) = generation.filter(|_| spliced.frames.iter().any(is_generated))
+            && self.perf_maps.note(generation.process, sample.head.pid).is_err()
+        {
+            self.processes.counts.perf_maps_not_held += 1;
+        }
         // a sample without any frame still is one
         let nothing = (user.is_empty() && kernel.is_empty() && cut.is_none()).then_some(RawFrame::Unknown);
         let stack = self.stacks.intern(

@@ -26,6 +26,7 @@ mod mmap_watch;
 mod numbered;
 mod object;
 mod perf_event;
+mod perf_maps;
 mod processes;
 mod published;
 mod received;

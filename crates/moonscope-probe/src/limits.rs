@@ -178,6 +178,9 @@ pub const ROOM_REST: std::time::Duration = std::time::Duration::from_secs(1);
 /// a second, which cost some 10 microseconds each.
 pub const MAPPINGS_REST: std::time::Duration = std::time::Duration::from_millis(2);
 
+/// Perf maps that are held open: a directory and a file each.
+pub const MAX_PERF_MAPS: usize = 512;
+
 /// Lua VMs of one process that are remembered: http, stream, and one for each worker thread.
 pub const MAX_LUA_VMS: usize = 64;
 

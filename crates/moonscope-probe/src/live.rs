@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use moonscope_luajit::coroutines::{CoroutineStatus, ListEnd};
 use moonscope_luajit::{Activity, GcMode};
 use moonscope_process::thread::Place;
-use moonscope_process::{Pid, Process, ProcessError, process, read_maps};
+use moonscope_process::{PerfMap, Pid, Process, ProcessError, process, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
@@ -175,6 +175,7 @@ impl LiveProcess {
             return Err(ProcessError::Exited { pid });
         }
         let info = ProcessInfo::look(pid, &process.comm);
+        let perf_map = PerfMap::of(pid).and_then(|map| map.file().cloned());
         let Look {
             stacks,
             functions,
@@ -192,6 +193,7 @@ impl LiveProcess {
                 stacks,
                 files: files.all(),
                 processes: FxHashMap::from_iter([(ProcessId(0), info)]),
+                perf_maps: perf_map.into_iter().map(|map| (ProcessId(0), map)).collect(),
                 lua: functions
                     .all()
                     .map(|(id, function)| (id, function.clone()))

@@ -103,6 +103,8 @@ pub struct ProcessCounts {
     pub from_records: u64,
     /// Files of executable mappings that could not be opened.
     pub files_not_opened: u64,
+    /// Generated code was met in more processes than perf maps are held open of.
+    pub perf_maps_not_held: u64,
     /// How often mappings were read.
     pub scans: u64,
 }

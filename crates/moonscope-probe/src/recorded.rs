@@ -1,6 +1,7 @@
 //! What was recorded: raw stacks, and what they refer to.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use moonscope_process::Executable;
@@ -20,6 +21,7 @@ pub struct Recorded {
     pub stacks: RawStacks,
     pub(crate) files: FxHashMap<ExecutableId, Arc<Executable>>,
     pub(crate) processes: FxHashMap<ProcessId, ProcessInfo>,
+    pub(crate) perf_maps: FxHashMap<ProcessId, Arc<File>>,
     pub(crate) lua: FxHashMap<LuaFunctionId, LuaFunction>,
     pub(crate) sites: Vec<Arc<str>>,
     pub(crate) measured: Measured,
@@ -75,6 +77,11 @@ impl Recorded {
     /// The process of a sample or frame.
     pub fn process(&self, id: ProcessId) -> Option<&ProcessInfo> {
         self.processes.get(&id)
+    }
+
+    /// Where names of the generated code of a process are, if it wrote some.
+    pub fn perf_map(&self, id: ProcessId) -> Option<&File> {
+        self.perf_maps.get(&id).map(Arc::as_ref)
     }
 
     /// Labels that the event gives a sample; `kernel` are the kernel's functions on its stack, leaf first.

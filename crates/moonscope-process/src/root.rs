@@ -57,6 +57,11 @@ impl Root {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
+    /// The directory, to open something below it.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Opens a regular file of this root for reading. All links are resolved inside.
     pub(crate) fn open(&self, path: &Path) -> Result<File, ProcessError> {
         open_below(self.0.as_fd(), path).map_err(|err| ProcessError::CannotOpen {
@@ -71,7 +76,8 @@ pub fn open_in_root(pid: Pid, path: &Path) -> Result<File, ProcessError> {
     Root::of(pid)?.open(path)
 }
 
-fn open_below(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<File> {
+/// Opens a regular file below a directory, as if that were the root.
+pub(crate) fn open_below(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<File> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let found = rustix::fs::openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     open_regular(&format!("/proc/self/fd/{}", found.as_raw_fd()))

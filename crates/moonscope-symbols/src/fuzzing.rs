@@ -13,6 +13,6 @@ pub fn kallsyms(list: &[u8], addrs: &[u64]) -> usize {
 
 /// Names addresses by a perf map.
 pub fn perf_map(map: &File, addrs: &[u64]) -> usize {
-    let symbols = perf_map::resolve_in(map, addrs, true);
+    let symbols = perf_map::resolve(map, addrs, true);
     symbols.into_iter().flatten().count()
 }

@@ -5,79 +5,24 @@
 //! again, so the last line for an address is the right one: the file is read from its end, and no further
 //! than needed.
 //!
-//! The process names the file by its own idea of its pid (in its pid namespace) and writes it in its own
-//! root. Anybody can create files in `/tmp`, so it must belong to the user of the process or to root.
+//! Which file that is, and whether it is to be trusted: `moonscope_process::PerfMap`.
 
 use crate::limits::{MAX_LINE, MAX_PERF_MAP};
 use crate::{Symbol, demangle};
-use moonscope_process::{Pid, open_in_root};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 /// Bytes read at once.
 const CHUNK: u64 = 1 << 20;
 
-/// The name of each address; none if there is no map, or it is not to be trusted.
-pub(crate) fn resolve(pid: Pid, addrs: &[u64], demangle: bool) -> Vec<Option<Symbol>> {
-    let nothing = || vec![None; addrs.len()];
-    let Some(process) = Owner::read(pid) else {
-        return nothing();
-    };
-    let path = format!("/tmp/perf-{}.map", process.inner_pid);
-    let Ok(file) = open_in_root(pid, Path::new(&path)) else {
-        return nothing();
-    };
-    let Ok(metadata) = file.metadata() else {
-        return nothing();
-    };
-    if metadata.uid() != 0 && !process.users.contains(&metadata.uid()) {
-        return nothing();
-    }
-    resolve_in(&file, addrs, demangle)
-}
-
 /// The name of each address in this map.
-pub(crate) fn resolve_in(file: &File, addrs: &[u64], demangle: bool) -> Vec<Option<Symbol>> {
+pub(crate) fn resolve(file: &File, addrs: &[u64], demangle: bool) -> Vec<Option<Symbol>> {
     let mut search = Search::new(addrs, demangle);
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     // What was read before an error is still right.
     let _ = each_line_backwards(file, len, |line| search.line(line));
     search.into_answers()
-}
-
-/// Who the process is: its pid as it sees it, and its users.
-struct Owner {
-    inner_pid: Pid,
-    users: Vec<u32>,
-}
-
-impl Owner {
-    fn read(pid: Pid) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/status")).ok()?, pid)
-    }
-
-    fn parse(status: &[u8], pid: Pid) -> Option<Self> {
-        let field = |name: &str| {
-            let mut lines = status.split(|&byte| byte == b'\n');
-            let values = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
-            let values = String::from_utf8_lossy(values).into_owned();
-            Some(
-                values
-                    .split_ascii_whitespace()
-                    .filter_map(|value| value.parse().ok())
-                    .collect::<Vec<u32>>(),
-            )
-        };
-        // Real, effective, saved and file system user.
-        let users = field("Uid:")?;
-        // One number for each pid namespace from ours to its own (since Linux 4.1).
-        let inner_pid = field("NSpid:")
-            .and_then(|pids| pids.last().copied())
-            .unwrap_or(pid);
-        Some(Self { inner_pid, users })
-    }
 }
 
 /// Addresses that have no name yet, and those that have.
@@ -196,7 +141,7 @@ fn each_line_backwards(file: &File, len: u64, mut each: impl FnMut(&[u8]) -> boo
 
 #[cfg(test)]
 mod tests {
-    use super::{CHUNK, Owner, Search, each_line_backwards};
+    use super::{CHUNK, Search, each_line_backwards};
     use crate::limits::MAX_LINE;
     use std::io::Write;
 
@@ -279,16 +224,5 @@ mod tests {
         nothing.push_str(&map);
         names(nothing.as_bytes(), &[u64::MAX]);
         assert!(started.elapsed().as_secs() < 5);
-    }
-
-    #[test]
-    fn the_pid_of_the_innermost_namespace_names_the_file() {
-        let owner = Owner::parse(
-            b"Name:\tx\nUid:\t1000\t1001\t1000\t1000\nNSpid:\t4321\t77\t5\n",
-            4321,
-        )
-        .unwrap();
-        assert_eq!((owner.inner_pid, owner.users), (5, vec![1000, 1001, 1000, 1000]));
-        assert_eq!(Owner::parse(b"Uid:\t0\t0\t0\t0\n", 42).unwrap().inner_pid, 42);
     }
 }

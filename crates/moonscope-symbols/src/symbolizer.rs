@@ -4,8 +4,9 @@ use crate::kernel::{Kernel, KernelSymbols};
 use crate::limits::{CACHE_BYTES, CACHE_BYTES_WITH_DWARF, CACHE_FILES};
 use crate::module::Module;
 use crate::perf_map;
-use moonscope_process::{Executable, ExecutableKey, Pid};
+use moonscope_process::{Executable, ExecutableKey};
 use rustc_hash::FxHashMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -134,10 +135,10 @@ impl Symbolizer {
         self.kernel.status()
     }
 
-    /// Names of generated code, from the map that the process's runtime writes to `/tmp/perf-PID.map`
-    /// (addresses of the process). The latest entry for an address counts.
-    pub fn perf_map(&mut self, pid: Pid, addrs: &[u64]) -> Vec<Option<Symbol>> {
-        perf_map::resolve(pid, addrs, self.options.demangle)
+    /// Names of generated code, from the map that the process's runtime wrote (addresses of the process). The latest entry
+    /// for an address counts.
+    pub fn perf_map(&mut self, map: &File, addrs: &[u64]) -> Vec<Option<Symbol>> {
+        perf_map::resolve(map, addrs, self.options.demangle)
     }
 
     /// Gives all memory back; everything is read again when it is needed.

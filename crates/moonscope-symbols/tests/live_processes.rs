@@ -5,6 +5,7 @@
 mod common;
 
 use common::Workshop;
+use moonscope_process::PerfMap;
 use moonscope_symbols::{KernelSymbols, SymbolOptions, Symbolizer};
 use std::process::Command;
 
@@ -46,23 +47,27 @@ fn kernel_functions_are_those_of_kallsyms() {
     assert_eq!(symbolizer.kernel(&[0x1000, 0]), [None, None]);
 }
 
-#[test]
-fn generated_code_is_named_by_the_map_of_the_process() {
+/// The names that the map of a process gives two addresses; none if there is no map that is to be trusted.
+fn names_in_map(text: &str, owner: Option<u32>) -> Option<Vec<Option<String>>> {
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-    let pid = child.id();
-    let map = std::path::PathBuf::from(format!("/tmp/perf-{pid}.map"));
-    std::fs::write(&map, "7f0000000000 40 jit:first\n7f0000000000 20 jit:second\n").unwrap();
-    let found = symbolizer().perf_map(pid, &[0x7f00_0000_0001, 0x7f00_0000_0030, 0x7f00_0000_0040]);
-    std::fs::remove_file(&map).unwrap();
-    let none = symbolizer().perf_map(pid, &[0x7f00_0000_0001]);
+    let path = std::path::PathBuf::from(format!("/tmp/perf-{}.map", child.id()));
+    std::fs::write(&path, text).unwrap();
+    std::os::unix::fs::chown(&path, owner, None).unwrap();
+    let map = PerfMap::of(child.id()).unwrap();
+    std::fs::remove_file(&path).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let name = |number: usize| found[number].as_ref().map(|symbol| &*symbol.function);
-    assert_eq!(
-        (name(0), name(1), name(2)),
-        (Some("jit:second"), Some("jit:first"), None)
-    );
-    assert_eq!(none, [None]);
+    let addrs = [0x7f00_0000_0001, 0x7f00_0000_0030, 0x7f00_0000_0040];
+    let symbols = symbolizer().perf_map(map.file()?, &addrs);
+    let name = |symbol: Option<moonscope_symbols::Symbol>| symbol.map(|symbol| symbol.function.to_string());
+    Some(symbols.into_iter().map(name).collect())
+}
+
+#[test]
+fn generated_code_is_named_by_the_map_of_the_process() {
+    let names = names_in_map("7f0000000000 40 jit:first\n7f0000000000 20 jit:second\n", None).unwrap();
+    let expected = [Some("jit:second"), Some("jit:first"), None];
+    assert_eq!(names, expected.map(|name| name.map(str::to_owned)));
 }
 
 #[test]
@@ -71,16 +76,7 @@ fn a_map_of_another_user_is_not_believed_root() {
         eprintln!("skipped: needs root");
         return;
     }
-    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-    let pid = child.id();
-    let map = std::path::PathBuf::from(format!("/tmp/perf-{pid}.map"));
-    std::fs::write(&map, "7f0000000000 40 evil\n").unwrap();
-    std::os::unix::fs::chown(&map, Some(12345), None).unwrap();
-    let found = symbolizer().perf_map(pid, &[0x7f00_0000_0001]);
-    std::fs::remove_file(&map).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(found, [None]);
+    assert_eq!(names_in_map("7f0000000000 40 evil\n", Some(12345)), None);
 }
 
 #[test]

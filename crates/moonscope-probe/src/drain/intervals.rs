@@ -1,5 +1,6 @@
 //! Intervals of a recording: what was measured in the one that has ended, and what nobody needs after it.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use libbpf_rs::{MapCore, MapHandle};
@@ -47,6 +48,8 @@ pub struct Gathered {
     pub files: FxHashMap<ExecutableId, Arc<Executable>>,
     /// Processes of threads and frames.
     pub processes: FxHashMap<ProcessId, ProcessInfo>,
+    /// Perf maps of those of them that run generated code.
+    pub perf_maps: FxHashMap<ProcessId, Arc<File>>,
     /// Functions of frames.
     pub lua: FxHashMap<LuaFunctionId, LuaFunction>,
 }
@@ -134,7 +137,8 @@ impl Drain {
         self.gathered(sums, received)
     }
 
-    fn gathered(&self, sums: StackSums, received: Received) -> Gathered {
+    fn gathered(&mut self, sums: StackSums, received: Received) -> Gathered {
+        self.perf_maps.look();
         let (mut stacks, renumbered) = self.stacks.part(sums.keys().map(|(stack, ..)| *stack));
         stacks.set_sums(sums, &renumbered);
         let mut referred = Referred::default();
@@ -142,10 +146,15 @@ impl Drain {
         let of_threads = stacks.sums().filter_map(|(_, thread, ..)| thread.process);
         referred.processes.extend(of_threads);
         let files = referred.files.into_iter();
+        let maps = referred.processes.iter();
+        let perf_maps = maps
+            .filter_map(|&id| Some((id, Arc::clone(self.perf_maps.file(id)?))))
+            .collect();
         let processes = referred.processes.into_iter();
         let functions = referred.functions.into_iter();
         Gathered {
             received,
+            perf_maps,
             files: files
                 .map(|id| (id, Arc::clone(self.executables.file(id))))
                 .collect(),
@@ -208,6 +217,8 @@ impl Drain {
             .forget_unused(&mut self.tables, |id| referred.files.contains(&id));
         self.processes
             .forget_unused(|id| referred.processes.contains(&id));
+        let (maps, processes) = (&mut self.perf_maps, &self.processes);
+        maps.forget_unused(|id| processes.info(id).is_some());
         self.lua
             .functions
             .forget_unused(|id| referred.functions.contains(&id));

@@ -276,6 +276,7 @@ impl Session {
             stacks: gathered.stacks,
             files: gathered.files,
             processes: gathered.processes,
+            perf_maps: gathered.perf_maps,
             lua: gathered.lua,
             sites: drain.sites.names(),
             measured: Measured::new(self.collectors.clone(), self.has_wall),

@@ -1,7 +1,7 @@
 //! The executable files of a target: every one that its processes have mapped.
 
 use super::file::{self, FileReport};
-use moonscope_process::{Executable, ExecutableKey, MappingName, Pid, ProcessError, open_in_root, read_maps};
+use moonscope_process::{Executable, ExecutableKey, MappingName, PerfMap, Pid, ProcessError, read_maps};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -100,8 +100,7 @@ impl TargetReport {
             }
         }
         if generated.areas > 0 {
-            let inside = moonscope_process::Process::find(pid)?.pid_inside();
-            generated.perf_map = open_in_root(pid, Path::new(&format!("/tmp/perf-{inside}.map"))).is_ok();
+            generated.perf_map = PerfMap::of(pid).is_some_and(|map| map.file().is_some());
             self.generated.push(generated);
         }
         Ok(())

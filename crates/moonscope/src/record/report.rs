@@ -253,6 +253,10 @@ impl Recording {
                 "stacks are not known any more, as there were too many: what is in use or left over of them is missing",
             ),
             (
+                processes.perf_maps_not_held,
+                "stacks with generated code of more processes than perf maps are held open of: it may have no name",
+            ),
+            (
                 self.totals.received.not_looked_at,
                 "processes were not looked at when the recording ended: what lasted in their threads is missing",
             ),

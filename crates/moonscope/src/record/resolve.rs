@@ -7,7 +7,9 @@ mod waker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use moonscope_probe::{ExecutableId, LuaCode, LuaFunction, ProcessInfo, RawFrame, RawStackId, Recorded};
+use moonscope_probe::{
+    ExecutableId, LuaCode, LuaFunction, ProcessId, ProcessInfo, RawFrame, RawStackId, Recorded,
+};
 use moonscope_process::Executable;
 use moonscope_profile::{
     Frame, FrameId, FrameKind, LabelValue, Module, ModuleId, Profile, StackId, ValueType,
@@ -145,7 +147,7 @@ fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) ->
     let mut named: Vec<Named> = vec![Named::default(); raw.len()];
     let mut kernel = Vec::new();
     let mut files: BTreeMap<ExecutableId, Vec<(usize, u64)>> = BTreeMap::new();
-    let mut generated: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
+    let mut generated: BTreeMap<ProcessId, Vec<(usize, u64)>> = BTreeMap::new();
     for (index, frame) in raw.iter().enumerate() {
         match frame {
             RawFrame::Kernel(addr) | RawFrame::KernelTracing(addr) => kernel.push((index, *addr)),
@@ -181,9 +183,7 @@ fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) ->
                     files.entry(*executable).or_default().push((index, *vaddr))
                 }
                 RawFrame::Memory { process, addr, .. } => {
-                    if let Some(process) = recorded.process(*process) {
-                        generated.entry(process.pid).or_default().push((index, *addr));
-                    }
+                    generated.entry(*process).or_default().push((index, *addr));
                 }
                 _ => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
             },
@@ -201,9 +201,12 @@ fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) ->
             name_file((id, file), &places, namer, profile, &mut named);
         }
     }
-    for (pid, places) in generated {
+    for (process, places) in generated {
         let addrs: Vec<u64> = places.iter().map(|&(_, addr)| addr).collect();
-        let symbols = namer.symbolizer.perf_map(pid, &addrs);
+        let symbols = match recorded.perf_map(process) {
+            Some(map) => namer.symbolizer.perf_map(map, &addrs),
+            None => vec![None; addrs.len()],
+        };
         for (&(index, _), symbol) in places.iter().zip(symbols) {
             let frame = match (symbol, raw[index].of_lua()) {
                 (Some(symbol), _) => native(&symbol, None),
