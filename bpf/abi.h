@@ -768,6 +768,9 @@ struct ms_counters {
 	__u64 count[MS_MAX_EVENTS][16];	/* MS_NR_COUNTS of them */
 };
 
+/* In place of the time since when: a command that was made for the recording, and does not run its program yet. */
+#define MS_TARGET_AFTER_EXEC (1ULL << 63)
+
 /* Which tasks are wanted. */
 enum ms_scope {
 	MS_SCOPE_ALL,

@@ -58,8 +58,10 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (void *)ctx->args[0];
 	__u32 pid = BPF_CORE_READ(task, tgid);
 	bool known = bpf_map_delete_elem(&processes, &pid) == 0;
-	bool wanted = current_is_wanted(pid);
+	bool wanted;
 
+	begin_command(pid);
+	wanted = current_is_wanted(pid);
 	bpf_map_delete_elem(&lua_processes, &pid);
 	if (known || wanted || ms_report_all_execs)
 		send_event(MS_EVENT_EXEC, pid, 0, wanted);

@@ -58,7 +58,7 @@ __u32 ms_lua_seen[MS_LUA_SEEN] SEC(".bss.seen");
 
 /* ---- maps ------------------------------------------------------------- */
 
-/* Wanted thread groups, and since when (CLOCK_MONOTONIC, nanoseconds; 0: from the start). */
+/* Wanted thread groups, and since when (CLOCK_MONOTONIC, nanoseconds; or MS_TARGET_AFTER_EXEC: not yet). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);

@@ -20,7 +20,18 @@ struct task_struct___cgroups {
 
 static __always_inline bool is_target(__u32 pid)
 {
-	return bpf_map_lookup_elem(&targets, &pid) != NULL;
+	__u64 *since = bpf_map_lookup_elem(&targets, &pid);
+
+	return since && *since != MS_TARGET_AFTER_EXEC;
+}
+
+/* A process runs another program: if it is the command of the recording, it is a target now. */
+static __always_inline void begin_command(__u32 pid)
+{
+	__u64 *since = bpf_map_lookup_elem(&targets, &pid);
+
+	if (since && *since == MS_TARGET_AFTER_EXEC)
+		*since = bpf_ktime_get_ns();
 }
 
 /*

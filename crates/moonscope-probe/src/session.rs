@@ -228,7 +228,7 @@ impl Session {
             lua_files: Vec::new(),
             _stats: stats,
         };
-        session.add_first_targets(&options.scope)?;
+        session.add_first_targets(&options.scope, options.program.is_some())?;
         session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
         session.drain.borrow_mut().look_for_lua();
         for collector in session.collectors.write().iter_mut() {

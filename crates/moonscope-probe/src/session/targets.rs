@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use moonscope_process::{Pid, Process, StartTime, list, process};
+use moonscope_unwind::abi;
 
 use super::{Scope, Session};
 use crate::drain::{Change, Drain};
@@ -73,12 +74,14 @@ impl Targets {
 }
 
 impl Session {
-    pub(super) fn add_first_targets(&mut self, scope: &Scope) -> Result<(), ProbeError> {
+    /// `is_command`: what is recorded waits to run its program, and is not recorded before.
+    pub(super) fn add_first_targets(&mut self, scope: &Scope, is_command: bool) -> Result<(), ProbeError> {
         match scope {
             Scope::All => {
                 self.look_at_all();
                 Ok(())
             }
+            Scope::Processes(pids) if is_command => pids.iter().try_for_each(|&pid| self.add_command(pid)),
             Scope::Processes(pids) => pids.iter().try_for_each(|&pid| self.add_target(pid)),
             Scope::Cgroup { members, .. } => {
                 for &pid in members {
@@ -113,15 +116,7 @@ impl Session {
     /// Samples this process too from now on. That it cannot be read, or ended, is no failure: its
     /// samples will say so.
     pub fn add_target(&mut self, pid: Pid) -> Result<(), ProbeError> {
-        let since = monotonic_now();
-        self.targets
-            .map
-            .update(&pid.to_ne_bytes(), &since.to_ne_bytes(), MapFlags::ANY)
-            .map_err(|err| ProbeError::Map {
-                map: "targets",
-                source: std::io::Error::other(err),
-            })?;
-        self.targets.live.insert(pid);
+        self.tell_target(pid, monotonic_now())?;
         let _ = self.drain.borrow_mut().scan(pid);
         if has_ended(pid) {
             // before it was a target, perhaps: then no event told, and whoever gets this pid would be one
@@ -130,6 +125,23 @@ impl Session {
         } else if self.is_attached {
             self.process_came(pid);
         }
+        Ok(())
+    }
+
+    /// A process that will become the command: until then it runs our own program, which nobody wants to see.
+    fn add_command(&mut self, pid: Pid) -> Result<(), ProbeError> {
+        self.tell_target(pid, abi::MS_TARGET_AFTER_EXEC.cast_unsigned())
+    }
+
+    fn tell_target(&mut self, pid: Pid, since: u64) -> Result<(), ProbeError> {
+        self.targets
+            .map
+            .update(&pid.to_ne_bytes(), &since.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|err| ProbeError::Map {
+                map: "targets",
+                source: std::io::Error::other(err),
+            })?;
+        self.targets.live.insert(pid);
         Ok(())
     }
 

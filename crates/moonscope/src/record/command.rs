@@ -114,6 +114,12 @@ impl Command {
         Ok(())
     }
 
+    /// How it ended, or that it did not.
+    pub fn fate(&mut self) -> Result<String, Failure> {
+        let runs_on = format!("{} runs on as process {}", self.name, self.pid());
+        Ok(self.ended()?.unwrap_or(runs_on))
+    }
+
     /// How it ended, if it did: `gzip exited with status 1`.
     pub fn ended(&mut self) -> Result<Option<String>, Failure> {
         if self.status.is_none() {
@@ -126,7 +132,10 @@ impl Command {
         Ok(self.status.map(
             |status| match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => format!("{} exited with status {code}", self.name),
-                (None, Some(signal)) => format!("{} was ended by signal {signal}", self.name),
+                (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+                    Some(name) => format!("{} was ended by {name} (signal {signal})", self.name),
+                    None => format!("{} was ended by signal {signal}", self.name),
+                },
                 (None, None) => format!("{} ended", self.name),
             },
         ))

@@ -89,7 +89,7 @@ impl Parts {
             hz: self.hz,
             began: self.offset + Duration::from_nanos(began),
             recorded: Duration::from_nanos(ended.saturating_sub(began)),
-            ended_by: EndedBy::Time,
+            ended_by: EndedBy::Time(None),
             totals,
             quiet: self.quiet,
             notes: Vec::new(),

@@ -118,7 +118,7 @@ impl Recording {
                 format!("{} ended before it was sampled", self.target),
             );
         }
-        let what = format!("no samples of {} in {seconds:.1} s", self.target);
+        let what = format!("no samples of {} in {seconds:.1} s{}", self.target, self.end());
         let failure = Failure::new(Code::NoSamples, what);
         if ticks.fired == 0 {
             return failure.with_remedy(format!(
@@ -177,11 +177,7 @@ impl Recording {
             "recorded {} for {:.1} s{}: {} samples of {processes} process{}, {}",
             self.target,
             self.recorded.as_secs_f64(),
-            match &self.ended_by {
-                EndedBy::Time | EndedBy::Signal => String::new(),
-                EndedBy::Target => " (until it ended)".to_owned(),
-                EndedBy::Command(how) => format!(" ({})", moonscope_profile::visible(how)),
-            },
+            self.end(),
             received.samples(),
             if processes == 1 { "" } else { "es" },
             self.events(),
@@ -203,6 +199,17 @@ impl Recording {
         }
         lines.push(profile.accounting.to_string());
         lines
+    }
+
+    /// Why it ended, and what became of the command, in brackets.
+    fn end(&self) -> String {
+        let fate = self.ended_by.command().map(moonscope_profile::visible);
+        match (&self.ended_by, fate) {
+            (EndedBy::Target, _) => " (until it ended)".to_owned(),
+            (EndedBy::Signal(_), Some(fate)) => format!(" (interrupted; {fate})"),
+            (_, Some(fate)) => format!(" ({fate})"),
+            (_, None) => String::new(),
+        }
     }
 
     /// Where and how stacks were walked.

@@ -14,17 +14,31 @@ use crate::target::{Scope, Target};
 /// How often the target's rules and cgroup are looked at anew, and the terminal is written to.
 const TURN: Duration = Duration::from_millis(100);
 
+/// The terminal sends Ctrl-C to the command too: for so long its end is waited for, to be recorded and told.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Why a recording ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndedBy {
-    /// The time was over.
-    Time,
-    /// Ctrl-C, or another request to end.
-    Signal,
+    /// The time was over; and what became of the command, if there is one.
+    Time(Option<String>),
+    /// Ctrl-C, or another request to end; and what became of the command.
+    Signal(Option<String>),
     /// The target ended.
     Target,
     /// The command ended, like this.
     Command(String),
+}
+
+impl EndedBy {
+    /// What became of the command.
+    pub fn command(&self) -> Option<&str> {
+        match self {
+            Self::Time(fate) | Self::Signal(fate) => fate.as_deref(),
+            Self::Command(how) => Some(how),
+            Self::Target => None,
+        }
+    }
 }
 
 /// What a recording does at each turn besides receiving.
@@ -68,16 +82,20 @@ impl Watch<'_> {
         let can_grow = by_list.is_some()
             || matches!(&self.target.scope, Scope::All | Scope::Cgroup { .. })
             || matches!(&self.target.scope, Scope::Processes { rules, .. } if !rules.is_empty());
+        let mut asked_at = None;
         loop {
             let left = self.limit.map(|limit| limit.saturating_sub(self.start.elapsed()));
             if left == Some(Duration::ZERO) {
-                return Ok(EndedBy::Time);
+                return Ok(EndedBy::Time(self.fate_of_command()?));
             }
             if self.stop.is_asked() {
-                return Ok(EndedBy::Signal);
+                let asked_at = asked_at.get_or_insert_with(Instant::now);
+                if self.command.is_none() || asked_at.elapsed() >= PATIENCE {
+                    return Ok(EndedBy::Signal(self.fate_of_command()?));
+                }
             }
             let Turn::Within(next) = turn(session)? else {
-                return Ok(EndedBy::Time);
+                return Ok(EndedBy::Time(self.fate_of_command()?));
             };
             let changes = session
                 .poll(left.unwrap_or(TURN).min(TURN).min(next))
@@ -99,12 +117,20 @@ impl Watch<'_> {
             if let Some(command) = self.command.as_deref_mut()
                 && let Some(how) = command.ended()?
             {
-                return Ok(EndedBy::Command(how));
+                return Ok(match self.stop.is_asked() {
+                    true => EndedBy::Signal(Some(how)),
+                    false => EndedBy::Command(how),
+                });
             }
             if !can_grow && self.command.is_none() && session.live_targets() == 0 {
                 return Ok(EndedBy::Target);
             }
             self.progress.show(session, self.start.elapsed());
         }
+    }
+
+    fn fate_of_command(&mut self) -> Result<Option<String>, Failure> {
+        let command = self.command.as_deref_mut();
+        command.map(Command::fate).transpose()
     }
 }

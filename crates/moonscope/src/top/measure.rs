@@ -109,9 +109,9 @@ impl Measurement {
                 End::Left => break,
                 End::Itself(ended_by) => {
                     let why = match ended_by {
-                        EndedBy::Signal => break,
+                        EndedBy::Signal(_) => break,
                         EndedBy::Command(how) => how,
-                        EndedBy::Target | EndedBy::Time => format!("{} ended", self.target.what),
+                        EndedBy::Target | EndedBy::Time(_) => format!("{} ended", self.target.what),
                     };
                     // that nobody hears it means that somebody left
                     let _ = news.send(News::Ended(why));
