@@ -45,6 +45,8 @@ pub enum Change {
     Forked(Pid),
     /// A process runs a new program now.
     Executed(Pid),
+    /// A process has another name now.
+    Renamed(Pid),
     /// A process ended.
     Ended(Pid),
 }
@@ -158,6 +160,8 @@ impl Drain {
                 self.outdated.insert(pid);
             }
         }
+        self.changes
+            .extend(self.watch.take_renamed().into_iter().map(Change::Renamed));
     }
 
     /// Takes one record.

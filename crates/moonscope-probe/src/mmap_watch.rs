@@ -1,4 +1,5 @@
-//! New executable mappings, as perf's side band tells of them (PERF_RECORD_MMAP2), and what for.
+//! New executable mappings, as perf's side band tells of them (PERF_RECORD_MMAP2), and what for; and new names of
+//! processes.
 //!
 //! The kernel side notices most changes by itself, for `mm->exec_vm` changes. It cannot notice that a
 //! library was replaced by another one of the same size at the same place, and it knows nothing of a
@@ -6,7 +7,7 @@
 //! the mapping can run, close both gaps. They can get lost, and that is counted; `/proc/PID/maps` is the
 //! truth for all else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -36,6 +37,8 @@ pub struct MmapWatch {
     rings: Vec<(RecordRing, OwnedFd)>,
     /// What was mapped by processes, since they began to run their program.
     remembered: BTreeMap<Pid, Remembered>,
+    /// Processes that have given themselves another name, since this was last taken.
+    renamed: BTreeSet<Pid>,
     /// Records that did not fit the ring.
     pub lost: u64,
 }
@@ -48,11 +51,21 @@ struct Remembered {
     last: u64,
 }
 
+impl Remembered {
+    /// Of this process, which did something at this time.
+    fn at(all: &mut BTreeMap<Pid, Self>, pid: Pid, time: u64) -> &mut Self {
+        let one = all.entry(pid).or_default();
+        one.last = time;
+        one
+    }
+}
+
 /// Something that a record says.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Mapped(Mapping),
     Executed,
+    Renamed,
 }
 
 impl MmapWatch {
@@ -71,6 +84,7 @@ impl MmapWatch {
         Ok(Self {
             rings,
             remembered: BTreeMap::new(),
+            renamed: BTreeSet::new(),
             lost: 0,
         })
     }
@@ -93,15 +107,18 @@ impl MmapWatch {
         said.sort_by_key(|&(time, ..)| time);
         let mut changed = Vec::new();
         for (time, pid, said) in said {
-            let remembered = self.remembered.entry(pid).or_default();
-            remembered.last = time;
             match said {
+                Said::Renamed => {
+                    self.renamed.insert(pid);
+                }
                 Said::Executed => {
+                    let remembered = Remembered::at(&mut self.remembered, pid, time);
                     remembered.mappings.clear();
                     remembered.execs.truncate(REMEMBERED_EXECS - 1);
                     remembered.execs.push_front(time);
                 }
                 Said::Mapped(mapping) => {
+                    let remembered = Remembered::at(&mut self.remembered, pid, time);
                     changed.push((time, pid, mapping.clone()));
                     // what was there before is gone
                     remembered
@@ -115,6 +132,11 @@ impl MmapWatch {
         }
         self.forget_oldest();
         changed
+    }
+
+    /// Processes that have given themselves another name since the last call.
+    pub fn take_renamed(&mut self) -> BTreeSet<Pid> {
+        std::mem::take(&mut self.renamed)
     }
 
     fn forget_oldest(&mut self) {
@@ -164,6 +186,8 @@ fn parse(kind: u32, misc: u16, body: &[u8]) -> Option<(u64, Pid, Said)> {
     let pid = half(body, 0)?;
     match kind {
         RECORD_COMM if misc & MISC_COMM_EXEC != 0 => Some((time, pid, Said::Executed)),
+        // a process is called what its first thread is called
+        RECORD_COMM if half(body, 4)? == pid => Some((time, pid, Said::Renamed)),
         RECORD_MMAP2 if misc & MISC_MMAP_BUILD_ID == 0 => {
             let start = word(body, 8)?;
             let protection = half(body, 56)?;

@@ -22,7 +22,8 @@ pub struct TargetArgs {
     #[arg(help_heading = HEADING, short, long, value_name = "PID", value_delimiter = ',')]
     pub pid: Vec<Pid>,
 
-    /// Processes of this name (as in /proc/PID/comm), also those that start later; may be given several times
+    /// Processes of this name (as in /proc/PID/comm), also those that start with it or take it later. Whoever had it once
+    /// stays, with all later children, also under another name; may be given several times
     #[arg(help_heading = HEADING, long, value_name = "NAME")]
     pub comm: Vec<String>,
 

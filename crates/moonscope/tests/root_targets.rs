@@ -88,6 +88,36 @@ fn root_processes_by_name_also_those_that_start_later() {
     drop((first, later));
 }
 
+/// A process is one of the target from the moment on at which it takes the name, and stays one under another name.
+#[test]
+fn root_a_process_that_takes_the_name_later_is_recorded_from_then_on() {
+    let Some(path) = root().then(|| program("renames")).flatten() else {
+        return;
+    };
+    // somebody must have the name, or there is nothing to record
+    let mut first = Program::start(&path, &["60"]);
+    first.tell();
+    first.wait_for("named");
+    let mut later = Program::start(&path, &["60"]);
+    let recording = record_while(RATE, &["--comm", "wanted-name", "-d", "6s"], || {
+        later.tell();
+        later.wait_for("named");
+        later.tell();
+        later.wait_for("renamed");
+    });
+    let of_later = |function: &str| {
+        let profile = &recording.profile;
+        profile.count(|sample| sample.pid == later.pid() && sample.has(function))
+    };
+    assert_eq!(of_later("before_name"), 0);
+    // 1.5 s of CPU time in it, of which a second may be missing
+    let rate: u64 = RATE.parse().unwrap();
+    let seen = of_later("with_name");
+    assert!(seen > rate * 4 / 10, "{seen}");
+    assert!(of_later("after_name") > 0);
+    assert!(recording.profile.count(|sample| sample.pid == first.pid()) > 0);
+}
+
 #[test]
 fn root_processes_by_program() {
     let Some(path) = root().then(|| program("shares")).flatten() else {

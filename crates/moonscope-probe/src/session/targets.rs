@@ -165,7 +165,7 @@ impl Session {
                         collector.process_went(*pid);
                     }
                 }
-                Change::Executed(_) => {}
+                Change::Executed(_) | Change::Renamed(_) => {}
             }
         }
     }

@@ -101,7 +101,7 @@ impl Watch<'_> {
                 .poll(left.unwrap_or(TURN).min(TURN).min(next))
                 .map_err(probe_failure)?;
             for change in changes {
-                if let Change::Executed(pid) = change
+                if let Change::Executed(pid) | Change::Renamed(pid) = change
                     && can_grow
                     && self.target.matches(pid)
                     && !self.target.is_machine()
