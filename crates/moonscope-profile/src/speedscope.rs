@@ -3,7 +3,7 @@
 //! The form is speedscope's file-format-schema.json, "sampled" profiles. The order of the samples is
 //! that of their names, since a [`Profile`] holds sums and not moments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufWriter, Write};
 
 use serde::Serialize;
@@ -40,7 +40,8 @@ struct Shared<'a> {
     frames: Vec<FrameOut<'a>>,
 }
 
-#[derive(Serialize)]
+/// The viewer takes two entries for two functions, also when they read the same.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 struct FrameOut<'a> {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,16 +73,22 @@ pub(crate) fn write(
     let value = options.value_of(profile)?;
     check_spelled_out(profile)?;
     let unit = profile.value_types().get(value).map_or("none", unit);
-    let mut frames: Vec<FrameOut<'_>> = (0..profile.frames().len())
+    let mut frames: Vec<FrameOut<'_>> = Vec::new();
+    let mut places = HashMap::new();
+    let place: Vec<usize> = (0..profile.frames().len())
         .map(|nr| {
             let id = FrameId(nr as u32);
             let frame = profile.frame_of(id);
             let name = frame_name(profile, id, false).text;
-            FrameOut {
+            let shown = FrameOut {
                 name: visible(&name).into_owned(),
                 file: frame.file.as_deref(),
                 line: frame.shown_line(),
-            }
+            };
+            *places.entry(shown).or_insert_with_key(|shown| {
+                frames.push(shown.clone());
+                frames.len() - 1
+            })
         })
         .collect();
     let roots = roots(profile, &options.group, &mut frames);
@@ -99,7 +106,7 @@ pub(crate) fn write(
     let stack = |sample: &Sample<'_>, root: Option<usize>| -> Vec<usize> {
         let frames = profile.root_to_leaf(sample.stack);
         root.into_iter()
-            .chain(frames.into_iter().map(FrameId::index))
+            .chain(frames.into_iter().map(|frame| place[frame.index()]))
             .collect()
     };
     let with_roots = everything

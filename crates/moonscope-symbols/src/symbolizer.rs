@@ -106,6 +106,11 @@ impl Symbolizer {
         }
     }
 
+    /// What is looked for.
+    pub fn options(&self) -> &SymbolOptions {
+        &self.options
+    }
+
     /// Names of code of an executable, by addresses of the file (ELF virtual addresses; the caller has
     /// already moved return addresses into their call). For each address the frames from the function
     /// that contains it to the innermost inlined one; empty if nothing covers the address.

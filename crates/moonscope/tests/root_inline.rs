@@ -256,6 +256,43 @@ fn root_lines_alone_show_the_line_of_each_function_itself() {
         });
 }
 
+/// The addresses of a recording with lines are those that were sampled, not those where the functions start.
+#[test]
+fn root_with_lines_addresses_are_those_of_the_lines() {
+    let Some(addr2line) = tool("addr2line") else {
+        return;
+    };
+    let Some(recording) = record_program("inlined", &["--lines"]) else {
+        return;
+    };
+    let path = program("inlined").unwrap();
+    let starts: BTreeSet<u64> = nm(&path).into_values().collect();
+    let own = recording.profile.samples.iter().flat_map(own);
+    let places: BTreeSet<(u64, u64)> = own
+        .filter_map(|frame| Some((frame.offset?, frame.line?)))
+        .collect();
+    assert!(places.len() > 3, "{places:?}");
+    for &(address, line) in &places {
+        let output = Command::new(&addr2line)
+            .arg("-e")
+            .arg(&path)
+            .args(["-i", &format!("{address:#x}")])
+            .output()
+            .unwrap();
+        // with what is inlined there, innermost first: the last one is the line of the function itself
+        let said = String::from_utf8(output.stdout).unwrap();
+        let said = said
+            .lines()
+            .last()
+            .and_then(|place| place.split(':').nth(1))
+            .unwrap()
+            .to_owned();
+        let said = said.split(' ').next().unwrap().to_owned();
+        assert_eq!(said, line.to_string(), "{address:#x}");
+    }
+    assert!(places.iter().any(|(address, _)| !starts.contains(address)));
+}
+
 /// For each instruction of `outer` and `inlined_leaf` what `addr2line -i` says: function and line, outermost first.
 fn by_addr2line(addr2line: &Path, path: &Path) -> BTreeMap<String, BTreeSet<Vec<(String, u64)>>> {
     let symbols = nm(path);

@@ -293,6 +293,7 @@ fn name_file(
     });
     let vaddrs: Vec<u64> = places.iter().map(|&(_, vaddr)| vaddr).collect();
     let symbols = namer.symbolizer.native(file, &vaddrs);
+    let has_lines = namer.symbolizer.options().lines;
     for (&(index, vaddr), symbols) in places.iter().zip(symbols) {
         let mut starts_at = symbols.last().and_then(|symbol| symbol.start);
         let frames = if symbols.is_empty() {
@@ -307,7 +308,15 @@ fn name_file(
         } else {
             symbols
                 .iter()
-                .map(|symbol| profile.frame(native(symbol, Some(module))))
+                .map(|symbol| {
+                    let frame = native(symbol, Some(module));
+                    // where lines are told apart so are addresses
+                    let exact = (has_lines && !symbol.inlined).then_some(vaddr);
+                    profile.frame(Frame {
+                        offset: exact.or(frame.offset),
+                        ..frame
+                    })
+                })
                 .collect()
         };
         named[index] = Named {
