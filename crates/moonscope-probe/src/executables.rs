@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moonscope_process::{Executable, ExecutableData, ExecutableKey, Mapping, Pid, ProcessError};
+use moonscope_process::{
+    Executable, ExecutableData, ExecutableKey, Mapping, MappingName, Pid, ProcessError, read_maps,
+};
 use moonscope_unwind::{Table, UnwindData};
 use rustc_hash::FxHashMap;
 
@@ -186,6 +188,9 @@ impl Executables {
 
     /// The file of a mapping whose process is gone: known already, or still at its path.
     pub fn find_seen(&mut self, mapping: &Mapping) -> Option<ExecutableId> {
+        if mapping.name == MappingName::Vdso {
+            return self.find_vdso(mapping.len());
+        }
         let path = mapping.path()?;
         let identity = FileIdentity {
             device: mapping.device,
@@ -199,6 +204,14 @@ impl Executables {
         let found = std::fs::metadata(file.fd_path()?).ok()?;
         let device = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
         ((device, found.ino()) == (mapping.device, mapping.inode)).then(|| self.add(file, Some(identity)))
+    }
+
+    /// The vDSO of a process that is gone: the kernel maps one and the same into every 64-bit program, so into us.
+    fn find_vdso(&mut self, len: u64) -> Option<ExecutableId> {
+        let us = std::process::id();
+        let maps = read_maps(us).ok()?;
+        let is_it = |ours: &&Mapping| ours.name == MappingName::Vdso && ours.len() == len;
+        self.open(us, maps.iter().find(is_it)?).ok()
     }
 
     fn add(&mut self, file: Executable, identity: Option<FileIdentity>) -> ExecutableId {

@@ -124,3 +124,24 @@ fn mapping_name(mapping: &Mapping) -> Arc<str> {
         MappingName::Other(name) => Arc::from(name.as_str()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vdso_of_a_process_that_is_gone_is_that_of_all() {
+        let maps = moonscope_process::read_maps(std::process::id()).unwrap();
+        let ours = maps.iter().find(|mapping| mapping.name == MappingName::Vdso);
+        let Some(ours) = ours else { return };
+        let elsewhere = Mapping {
+            start: ours.start ^ 1 << 40,
+            end: ours.end ^ 1 << 40,
+            ..ours.clone()
+        };
+        let mut executables = Executables::new().unwrap();
+        let seen = seen_mapping(&elsewhere, &mut executables);
+        let file = executables.file(seen.executable.unwrap());
+        assert_eq!((seen.bias, file.name()), (elsewhere.start, "[vdso]"));
+    }
+}

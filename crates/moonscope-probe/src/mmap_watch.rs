@@ -215,6 +215,9 @@ fn mapping_name(name: &[u8]) -> MappingName {
     use std::os::unix::ffi::OsStrExt;
     match name {
         [b'/', b'/', ..] | b"" => MappingName::Anonymous,
+        b"[vdso]" => MappingName::Vdso,
+        b"[heap]" => MappingName::Heap,
+        b"[stack]" => MappingName::Stack,
         [b'/', ..] => MappingName::File {
             path: std::ffi::OsStr::from_bytes(name).into(),
             deleted: false,

@@ -354,10 +354,14 @@ fn native(symbol: &Symbol, module: Option<ModuleId>) -> Frame {
     }
 }
 
-/// Executable memory that no file and no perf map explains: `[anon]`, or `[name+0x1234]`.
+/// Executable memory that no file and no perf map explains: `[anon]`, or `[name+0x1234]`. Of generated code an address says
+/// nothing, and is another one in each process: all of it is one frame.
 fn unnamed_memory(name: &str, offset: u64, profile: &mut Profile) -> Frame {
     if name.starts_with('[') {
         return Frame::named(FrameKind::Native, name);
+    }
+    if name.starts_with("memfd:") {
+        return Frame::named(FrameKind::Native, format!("[{name}]"));
     }
     let module = profile.module(Module::new(name));
     Frame {
