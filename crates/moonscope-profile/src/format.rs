@@ -91,7 +91,7 @@ impl Format {
             Self::Svg => "flame graph for the browser, with search and zoom",
             Self::Folded => "one line per stack; flamegraph.pl, inferno, speedscope, grep",
             Self::Pprof => "protocol buffer, gzip; go tool pprof, Pyroscope, Parca, Grafana",
-            Self::Speedscope => "for speedscope.app: time order, left heavy, sandwich",
+            Self::Speedscope => "for speedscope.app: its views Left Heavy and Sandwich",
             Self::Json => "everything that was recorded, lossless; for moonscope and scripts",
             Self::Text => "table of functions and call tree, for reading and mail",
             Self::StackAnalyzer => "blocks of Stack_Analyzer, for its exporter and scripts that read them",

@@ -27,15 +27,24 @@ enum What {
     Targets,
     /// What to record
     Events,
-    /// How to write it
+    /// How to write it; READABLE: convert and diff take it, OF DIFF: diff writes it
     Formats,
 }
 
 /// (option, what it picks)
 const TARGETS: [(&str, &str); 8] = [
-    ("-p, --pid PID", "a process with all its threads; repeatable"),
-    ("--comm NAME", "every process with this command name"),
-    ("--exe PATH", "every process that runs this executable"),
+    (
+        "-p, --pid PID",
+        "a process with all its threads and later children; repeatable",
+    ),
+    (
+        "--comm NAME",
+        "every process that has, or later gets, this name; repeatable",
+    ),
+    (
+        "--exe PATH",
+        "every process that runs, or later starts, this program; repeatable",
+    ),
     ("--container ID|NAME", "every process of a container"),
     (
         "--cgroup PATH",
@@ -43,7 +52,7 @@ const TARGETS: [(&str, &str); 8] = [
     ),
     (
         "--nginx[=PIDFILE]",
-        "the master and the workers of an nginx, across reloads",
+        "the master and the workers of an nginx, across reloads; without PIDFILE of all",
     ),
     ("-a, --all", "the whole machine"),
     (
@@ -85,7 +94,7 @@ fn events() -> Vec<(&'static str, &'static str)> {
 }
 
 fn formats() -> Vec<Vec<String>> {
-    let head = ["FORMAT", "ENDING", "READ", "DIFF", "WHAT IT IS"]
+    let head = ["FORMAT", "ENDING", "READABLE", "OF DIFF", "WHAT IT IS"]
         .map(str::to_owned)
         .to_vec();
     let yes = |yes: bool| if yes { "yes" } else { "-" }.to_owned();
