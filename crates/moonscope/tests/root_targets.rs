@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::recording::RATE;
-use common::{Program, Recording, program, record, record_while, repository, root, skip};
+use common::{
+    Profile, Program, Recording, moonscope_while, program, record, record_while, repository, root, skip,
+};
 
 /// Pids that samples are of.
 fn pids(recording: &Recording) -> BTreeSet<u32> {
@@ -99,23 +101,33 @@ fn root_a_process_that_takes_the_name_later_is_recorded_from_then_on() {
     first.tell();
     first.wait_for("named");
     let mut later = Program::start(&path, &["60"]);
-    let recording = record_while(RATE, &["--comm", "wanted-name", "-d", "6s"], || {
-        later.tell();
-        later.wait_for("named");
-        later.tell();
-        later.wait_for("renamed");
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("x.json");
+    let args = [
+        "record",
+        "-F",
+        RATE,
+        "--comm",
+        "wanted-name",
+        "-o",
+        json.to_str().unwrap(),
+    ];
+    let run = moonscope_while(&args, || {
+        for word in ["named", "renamed", "done"] {
+            later.tell();
+            later.wait_for(word);
+        }
     });
-    let of_later = |function: &str| {
-        let profile = &recording.profile;
-        profile.count(|sample| sample.pid == later.pid() && sample.has(function))
-    };
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let profile = Profile::read(&json);
+    let of_later = |function: &str| profile.count(|sample| sample.pid == later.pid() && sample.has(function));
     assert_eq!(of_later("before_name"), 0);
     // 1.5 s of CPU time in it, of which a second may be missing
     let rate: u64 = RATE.parse().unwrap();
     let seen = of_later("with_name");
     assert!(seen > rate * 4 / 10, "{seen}");
     assert!(of_later("after_name") > 0);
-    assert!(recording.profile.count(|sample| sample.pid == first.pid()) > 0);
+    assert!(profile.count(|sample| sample.pid == first.pid()) > 0);
 }
 
 #[test]
