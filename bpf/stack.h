@@ -45,22 +45,28 @@ static __always_inline __u32 room_for_copy(void)
 	return used < 6 * eighth ? MS_STACK_PAGE / 2 : 0;
 }
 
-/* Appends the registers and the user stack, page by page until one is not there. */
-static __always_inline void append_stack_copy(struct scratch *s, struct task_struct *task, const __u64 *reg)
+/*
+ * Appends the registers of the walk and the user stack, page by page until one is not there. A global function: it is
+ * verified once by itself, and not in each program.
+ */
+__noinline int append_copy_to_scratch(__u32 index)
 {
-	/* above what the first thread began with are arguments and environment; it may look at its first words */
-	__u64 end = BPF_CORE_READ(task, mm, start_stack) + MS_STACK_BEGINNING;
-	__u64 start = reg[MS_REG_RSP];
-	__u64 room = room_for_copy();
-	__u64 at = s->next;
-	__u64 copied = 0;
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__u64 at, start, end, room, copied = 0;
 	char *to;
 
+	if (!s)
+		return -1;
+	at = s->next;
 	if (at > MS_SAMPLE_FRAMES)
-		return;
-	/* field by field would need no copy, but the walk has moved its registers on */
+		return -1;
+	/* above what the first thread began with are arguments and environment; it may look at its first words */
+	end = BPF_CORE_READ(task, mm, start_stack) + MS_STACK_BEGINNING;
+	start = s->walk.reg[MS_REG_RSP];
+	room = room_for_copy();
 	for (int i = 0; i < MS_NR_REGS; i++)
-		s->words[at + i] = reg[i];
+		s->words[at + i] = s->walk.reg[i];
 	at += MS_NR_REGS;
 	to = (char *)&s->words[at];
 	/* the red zone too, unless it lies on a page that may not be there */
@@ -90,7 +96,7 @@ static __always_inline void append_stack_copy(struct scratch *s, struct task_str
 	s->sample.stack_len = copied;
 	s->sample.flags |= MS_SAMPLE_STACK;
 	s->next = at + (copied + 7) / 8;
-	mend_copy_of_scratch(s->index);
+	return 0;
 }
 
 /*
@@ -228,7 +234,8 @@ static __always_inline void fill_sample_at(struct scratch *s, void *ctx, __u32 f
 	if (ms_always_copy || must_walk_later(sample->end, sample->flags)) {
 		walk_from_regs(&s->walk, &s->regs);
 		true_leaf_of_scratch(s->index);
-		append_stack_copy(s, task, s->walk.reg);
+		if (!append_copy_to_scratch(s->index))
+			mend_copy_of_scratch(s->index);
 	}
 }
 
