@@ -28,7 +28,7 @@ pub struct StackArgs {
     #[command(flatten)]
     target: TargetArgs,
 
-    /// Frames of a stack at most; the outermost are left out
+    /// Frames of a stack at most, up to 1024; the outermost are left out
     #[arg(long, value_name = "N", default_value_t = abi::MS_DEFAULT_DEPTH,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(abi::MS_MAX_DEPTH)))]
     max_depth: u32,

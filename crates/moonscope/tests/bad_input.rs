@@ -495,3 +495,18 @@ fn a_closed_pipe_is_quiet_and_a_full_device_is_not() {
     let run: Run = convert.stdout(writer).output().unwrap().into();
     assert_eq!((run.code, run.stderr.as_str()), (0, ""));
 }
+
+#[test]
+fn the_help_says_how_many_frames_can_be_asked_for() {
+    for verb in ["record", "stack", "top"] {
+        let run = moonscope(&[verb, "--max-depth", "99999999", "-a"]);
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        let (_, limit) = run.stderr.split_once("1..=").unwrap();
+        let limit: String = limit.chars().take_while(char::is_ascii_digit).collect();
+        let help = moonscope(&[verb, "--help"]).stdout;
+        assert!(
+            help.contains(&format!("at most, up to {limit};")),
+            "{verb}: {help}"
+        );
+    }
+}

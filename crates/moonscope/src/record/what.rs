@@ -42,7 +42,7 @@ pub struct WhatArgs {
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Stacks")]
 pub struct StackArgs {
-    /// User frames at most
+    /// User frames of a stack at most, up to 1024; the outermost are left out
     #[arg(long, value_name = "N", default_value_t = abi::MS_DEFAULT_DEPTH,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(abi::MS_MAX_DEPTH)))]
     pub max_depth: u32,
