@@ -6,6 +6,7 @@ mod debug_file;
 mod file;
 mod files;
 mod kernel;
+mod lua;
 mod perf;
 mod privilege;
 mod sysctl;
@@ -21,7 +22,8 @@ use std::io::{IsTerminal, Write};
 /// Shows whether this machine and a process can be profiled, and what is missing.
 ///
 /// Everything is tried for real: BPF programs are loaded, perf events are opened. With a target it also
-/// lists every executable file that the target has mapped: unwind tables, symbols, debug information.
+/// lists every executable file that the target has mapped: unwind tables, symbols, debug information; and LuaJIT: whether
+/// it is understood, its VMs and its compiled code.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct DoctorArgs {

@@ -1,6 +1,7 @@
 //! What one executable file can tell a profiler: unwind tables, symbols, debug information.
 
 use super::debug_file::{self, Search};
+use super::lua::{self, LuaInFile, NgxLua};
 use moonscope_process::Executable;
 use moonscope_unwind::{RuleSet, Table};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
@@ -18,6 +19,12 @@ pub(super) struct FileReport {
     pub(super) unwind: Unwind,
     pub(super) symbols: Symbols,
     pub(super) debug: Debug,
+    /// LuaJIT in it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) lua: Vec<LuaInFile>,
+    /// lua-nginx-module in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ngx_lua: Option<NgxLua>,
 }
 
 /// How stacks get through the code of the file.
@@ -85,18 +92,23 @@ pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_p
         unwind: Unwind::default(),
         symbols: Symbols::default(),
         debug: Debug::None,
+        lua: lua::in_file(&data),
+        ngx_lua: None,
     };
     let Ok(elf) = object::File::parse(&**data) else {
         return Ok(report);
     };
     report.unwind = unwind(&data);
     report.symbols = symbols(&elf);
+    report.ngx_lua = lua::ngx_lua(&elf);
     if has_debug_info(&elf) {
         report.debug = Debug::InFile;
     }
     if let Some(Search { path, data }) = debug_file::find(executable, &elf) {
         let separate = object::File::parse(&*data).ok();
         if let Some(separate) = separate {
+            // the whole table of symbols tells more
+            report.ngx_lua = lua::ngx_lua(&separate).or(report.ngx_lua);
             let better = symbols(&separate);
             if better.kind == SymbolKinds::Symtab && report.symbols.kind != SymbolKinds::Symtab {
                 report.symbols = Symbols {

@@ -1,6 +1,7 @@
 //! The executable files of a target: every one that its processes have mapped.
 
 use super::file::{self, FileReport};
+use super::lua::{self, LuaInProcess};
 use moonscope_process::{Executable, ExecutableKey, MappingName, PerfMap, Pid, ProcessError, read_maps};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -17,7 +18,10 @@ pub(super) struct TargetReport {
     /// How many processes were looked at.
     pub(super) processes: usize,
     pub(super) files: Vec<FileReport>,
-    /// Code that no file holds, made at run time.
+    /// LuaJIT in these processes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) lua: Vec<LuaInProcess>,
+    /// Code that no file holds, made at run time, but for LuaJIT's.
     pub(super) generated: Vec<GeneratedCode>,
     /// What could not be looked at, one sentence each.
     pub(super) problems: Vec<String>,
@@ -83,11 +87,20 @@ impl TargetReport {
         };
         // A file may be mapped executable in several pieces.
         let mut seen = HashSet::new();
-        for mapping in read_maps(pid)?.into_iter().filter(|mapping| mapping.executable) {
+        let maps = read_maps(pid)?;
+        let first_lua = self.lua.len();
+        for mapping in maps.iter().filter(|mapping| mapping.executable) {
             match mapping.name {
                 MappingName::File { .. } | MappingName::Vdso => {
-                    match Executable::open(pid, &mapping) {
-                        Ok(executable) => self.add_file(&executable, &mut seen, known),
+                    match Executable::open(pid, mapping) {
+                        Ok(executable) => {
+                            let file = self.add_file(&executable, &mut seen, known);
+                            let vms = file
+                                .and_then(|at| self.files.get(at))
+                                .map(|file| file.lua.clone());
+                            let of_process = |lua| lua::in_process(pid, &maps, (&executable, mapping), lua);
+                            self.lua.extend(vms.iter().flatten().filter_map(of_process));
+                        }
                         Err(err) if err.is_gone() => return Err(err),
                         Err(err) => drop(known.problems.insert(err.to_string())),
                     };
@@ -99,6 +112,10 @@ impl TargetReport {
                 }
             }
         }
+        for lua in self.lua.get(first_lua..).unwrap_or_default() {
+            generated.areas = generated.areas.saturating_sub(lua.areas);
+            generated.kib = generated.kib.saturating_sub(lua.area_kib);
+        }
         if generated.areas > 0 {
             generated.perf_map = PerfMap::of(pid).is_some_and(|map| map.file().is_some());
             self.generated.push(generated);
@@ -106,14 +123,20 @@ impl TargetReport {
         Ok(())
     }
 
-    fn add_file(&mut self, executable: &Executable, seen: &mut HashSet<usize>, known: &mut Known) {
+    /// Counts a file for a process; gives its place in the report.
+    fn add_file(
+        &mut self,
+        executable: &Executable,
+        seen: &mut HashSet<usize>,
+        known: &mut Known,
+    ) -> Option<usize> {
         let at = match known.by_key.get(executable.key()) {
             Some(&at) => at,
             None if self.files.len() >= MAX_FILES => {
                 known
                     .problems
                     .insert(format!("more than {MAX_FILES} files: the others were left out"));
-                return;
+                return None;
             }
             None => match file::examine(executable) {
                 Ok(file) => {
@@ -125,12 +148,13 @@ impl TargetReport {
                 }
                 Err(err) => {
                     known.problems.insert(err.to_string());
-                    return;
+                    return None;
                 }
             },
         };
         if seen.insert(at) {
             self.files[at].processes += 1;
         }
+        Some(at)
     }
 }

@@ -3,7 +3,7 @@
 use super::check::{Check, State};
 use super::file::{Debug, FileReport, SymbolKinds, UnwindKind};
 use super::files::TargetReport;
-use super::{Report, sysctl};
+use super::{Report, lua, sysctl};
 use moonscope_process::visible;
 use std::fmt::Write;
 
@@ -127,6 +127,13 @@ fn render_target(out: &mut String, target: &TargetReport, colour: bool) {
             .for_each(|file| render_file(out, file, colour));
         out.push('\n');
     }
+    for text in lua::sentences(target) {
+        let mut indent = 0;
+        for line in wrap(&text, WIDTH - 4) {
+            let _ = writeln!(out, "{:indent$}{line}", "");
+            indent = 4;
+        }
+    }
     for code in &target.generated {
         let names = if code.perf_map {
             "names from its perf map"
@@ -135,7 +142,7 @@ fn render_target(out: &mut String, target: &TargetReport, colour: bool) {
         };
         let _ = writeln!(
             out,
-            "process {}: {} KiB of code made at run time in {} areas: frame pointers only, {names}",
+            "process {}: {} KiB of other code made at run time in {} areas: frame pointers only, {names}",
             code.pid, code.kib, code.areas
         );
     }
@@ -274,6 +281,8 @@ mod tests {
                 functions: 56,
             },
             debug: Debug::Separate("/usr/lib/debug/x\x1b[31m".to_owned()),
+            lua: Vec::new(),
+            ngx_lua: None,
         }
     }
 
