@@ -85,7 +85,7 @@ def quality(profile):
     for frames, count in stacks_of(profile):
         markers = {f["function"] for f in frames if f["kind"] == "marker"}
         has_lua = any(f["kind"].startswith("lua") for f in frames)
-        whole = "[truncated]" not in markers and any(
+        whole = not markers & {"[truncated]", "[Lua frames missing]"} and any(
             f["kind"] == "native" and ROOTS.match(f.get("function", "")) for f in frames[:2]
         )
         found["all"] += count

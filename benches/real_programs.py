@@ -19,7 +19,7 @@ def quality(folded):
     total = complete = truncated = frames = unnamed = 0
     for stack, count in read_folded(folded):
         total += count
-        cut = any(frame.startswith("[truncated") for frame in stack)
+        cut = any(frame.startswith(("[truncated", "[Lua frames missing")) for frame in stack)
         truncated += count * cut
         complete += count * (not cut and any(ROOT_FRAMES.match(frame) for frame in stack[:4]))
         user = [frame for frame in stack if not frame.endswith("_[k]")]

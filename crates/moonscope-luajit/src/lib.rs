@@ -8,12 +8,13 @@
 //! * Where: [`vm_text`] (the VM in a file), [`decode`] and [`layout`] (offsets), [`vms`] (VMs in a process).
 //! * What runs: [`lua_state`], [`lua_stack`], [`coroutines`], [`vm_state`], [`object`], [`bytecode_ref`].
 //! * Compiled code: [`traces`] (layouts), [`trace`], [`trace_keeper`], [`snapshot`].
-//! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`bytecode`], [`builtins`], [`string`],
-//!   [`value`].
+//! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`bytecode`], [`builtins`],
+//!   [`c_functions`], [`string`], [`value`].
 
 pub mod builtins;
 pub mod bytecode;
 pub mod bytecode_ref;
+pub mod c_functions;
 pub mod call_site;
 pub mod chunk;
 pub mod coroutines;
@@ -43,6 +44,7 @@ pub mod yields;
 mod testing;
 
 pub use builtins::Builtins;
+pub use c_functions::CFunctions;
 pub use call_site::{CallSiteName, call_site_name};
 pub use chunk::Chunk;
 pub use coroutines::{CoroutineStatus, Coroutines, coroutines};

@@ -331,6 +331,14 @@ impl Prototype {
         Ok(Some(firstline.wrapping_add(offset)))
     }
 
+    /// Reads the line information now, so that lines are known when the prototype is gone; not that of large ones.
+    pub fn keep_lines<M: RemoteMemory + ?Sized>(&self, memory: &M) -> Result<(), PrototypeError> {
+        if !self.is_stripped() && self.identity.line_bytes() <= MAX_KEPT_LINES {
+            self.lines(memory)?;
+        }
+        Ok(())
+    }
+
     fn line_entry<M: RemoteMemory + ?Sized>(&self, memory: &M, index: u32) -> Result<u32, PrototypeError> {
         let width = self.identity.line_width();
         let at = u64::from(index) * width;

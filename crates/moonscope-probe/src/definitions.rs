@@ -10,8 +10,8 @@ use crate::stacks::{RawStackId, Renumbered, Thread};
 /// How a sample is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// `None`: complete.
-    pub cut: Option<&'static str>,
+    /// Why frames are missing; `None`: complete.
+    pub lacks: Option<&'static str>,
     /// At least one frame was found by a frame pointer.
     pub by_frame_pointer: bool,
     /// The same words may be resolved better later.
@@ -176,7 +176,7 @@ mod tests {
             },
             verdict: Verdict {
                 site: None,
-                cut: None,
+                lacks: None,
                 by_frame_pointer: false,
                 is_provisional: false,
             },

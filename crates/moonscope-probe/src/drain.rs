@@ -233,7 +233,7 @@ impl Drain {
     pub fn lua_counts(&self) -> LuaCounts {
         LuaCounts {
             refused: self.executables.lua_refused.clone(),
-            ..self.lua.counts.clone()
+            ..self.lua.counts()
         }
     }
 
@@ -361,13 +361,13 @@ impl Drain {
             .map(|(generation, _)| Arc::clone(generation))
     }
 
-    /// Interns the stack of a sample: cut mark, user frames, kernel frames, root first.
+    /// Interns the stack of a sample: a mark if it is cut for this reason, user frames, kernel frames, root first.
     fn place(
         &mut self,
         sample: &RawSample<'_>,
         generation: Option<&Generation>,
         user: &[UserFrame],
-        mut cut: Option<&'static str>,
+        cut: Option<&'static str>,
     ) -> (RawStackId, Verdict) {
         let kernel = sample.kernel();
         let of_tracepoint = sample.head.flags & abi::MS_SAMPLE_TRACEPOINT != 0;
@@ -391,7 +391,6 @@ impl Drain {
                 wants_site: sample.head.flags & abi::MS_SAMPLE_COROUTINE != 0,
             });
         let spliced = splice(user, lua, |frame, called_by| locate(frame, called_by, generation));
-        cut = cut.or(spliced.cut);
         let is_generated = |frame: &RawFrame| matches!(frame.of_lua(), RawFrame::Memory { .. });
         if let Some(generation) = generation.filter(|_| spliced.frames.iter().any(is_generated))
             && self.perf_maps.note(generation.process, sample.head.pid).is_err()
@@ -407,15 +406,16 @@ impl Drain {
                 .chain(kernel_frames)
                 .chain(nothing),
         );
+        let mut lacks = cut.or(spliced.lacks_lua);
         let stack = stack.unwrap_or_else(|| {
-            cut = Some(TOO_MANY_STACKS);
+            lacks = Some(TOO_MANY_STACKS);
             self.stacks.intern_overflow()
         });
         let by_frame_pointer = user
             .iter()
             .any(|frame| matches!(frame, UserFrame::Native(frame) if frame.fp));
         let verdict = Verdict {
-            cut,
+            lacks,
             by_frame_pointer,
             is_provisional: spliced.is_provisional,
             site: (sample.head.flags & abi::MS_SAMPLE_COROUTINE != 0)
@@ -433,8 +433,11 @@ impl Drain {
         verdict: Verdict,
     ) {
         let head = &sample.head;
-        if verdict.cut.is_some() && sample.end() == WalkEnd::NoRow {
+        if verdict.lacks.is_some() && sample.end() == WalkEnd::NoRow {
             self.lua.look_for_vms(head.pid);
+        }
+        if head.lua != abi::MS_LUA_NOT_HERE {
+            self.lua.note_lua(head.pid);
         }
         let definition = Definition {
             stack,

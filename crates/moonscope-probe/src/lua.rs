@@ -6,17 +6,19 @@
 
 mod builds;
 mod functions;
+mod hints;
 mod parents;
 mod process;
 mod processes;
+mod prototypes;
 mod splice;
 mod vm;
 mod words;
 
-pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds};
+pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds, MappedBuild};
 pub use functions::{LuaFunction, LuaFunctionId, LuaFunctions};
 pub use parents::{NoParents, ParentCounts};
-pub use process::{LuaProcess, MappedBuild};
+pub use process::LuaProcess;
 pub use processes::{LuaCounts, LuaNotes, LuaProcesses};
 pub use splice::{LuaView, splice};
 pub use vm::LuaVm;

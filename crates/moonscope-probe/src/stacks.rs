@@ -48,7 +48,12 @@ pub enum RawFrame {
     /// A function of LuaJIT's library.
     LuaBuiltin(Arc<str>),
     /// A C function that Lua called: its native frame, if there is one, says the same.
-    LuaC(Box<RawFrame>),
+    LuaC {
+        /// Where its code begins.
+        native: Box<RawFrame>,
+        /// What tables of the VM call it.
+        name: Option<Arc<str>>,
+    },
     /// A Lua function that could not be read.
     LuaUnknown,
     /// What is outside of this resumed or spawned the coroutine that is inside, and waits.
@@ -59,6 +64,8 @@ pub enum RawFrame {
     LeafUncertain,
     /// Native frames are missing here: code without unwind information.
     Gap,
+    /// Lua frames are missing here: those of an entry into a VM, or the outer ones of them.
+    LuaMissing,
     /// An address of which not even the mapping is known.
     Unknown,
     /// The stack is cut here, for this reason: its outermost frames are missing.
@@ -75,7 +82,7 @@ impl RawFrame {
     /// The native code of a C function that Lua called; else the frame itself.
     pub fn of_lua(&self) -> &Self {
         match self {
-            Self::LuaC(native) => native,
+            Self::LuaC { native, .. } => native,
             other => other,
         }
     }

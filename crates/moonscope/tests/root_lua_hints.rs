@@ -62,3 +62,79 @@ fn root_functions_of_a_text_are_called_what_their_callers_call_them() {
         check(variant, false);
     }
 }
+
+/// Two places call what they call by different names, and the same function runs: neither is its name.
+#[test]
+fn root_a_function_that_is_reached_by_tail_calls_has_no_wrong_name() {
+    if !root() {
+        return;
+    }
+    for (host, is_compiled) in lua_hosts("openresty-gc64", &["host"])
+        .iter()
+        .flat_map(|host| [(host, true), (host, false)])
+    {
+        let mut command = host.command(&repository("tests/luajit/names/tails.lua"), is_compiled);
+        let program = Program::spawn(command.arg("30"));
+        let said = program.said.iter();
+        let truth: Vec<&str> = said.filter_map(|line| line.strip_prefix("truth work ")).collect();
+        // both were called before it was ready
+        assert_eq!(truth.len(), 2, "{:?}", program.said);
+        let line: u64 = truth[0].parse().unwrap();
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        let frames = recording.profile.json["frames"].as_array().unwrap();
+        let of_work: Vec<_> = frames
+            .iter()
+            .filter(|frame| frame["file"] == "gone" && frame["defined_at"] == line)
+            .collect();
+        assert!(!of_work.is_empty(), "{} compiled {is_compiled}", host.name);
+        for frame in of_work {
+            assert!(frame["function"].is_null(), "compiled {is_compiled}: {frame}");
+        }
+    }
+}
+
+/// `require` is a C function, and a stripped program has no symbol for it.
+#[test]
+fn root_a_c_function_without_a_symbol_is_called_what_lua_calls_it() {
+    if !root() {
+        return;
+    }
+    for host in ["openresty-gc64", "upstream-gc32"]
+        .iter()
+        .flat_map(|variant| lua_hosts(variant, &["stripped/luajit"]))
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (script, module) = (dir.path().join("main.lua"), dir.path().join("inner.lua"));
+        std::fs::write(
+            &module,
+            "local x = 0 for i = 1, 1e6 do x = x + i % 7 end return x",
+        )
+        .unwrap();
+        let text = format!(
+            "package.path = {:?} print(\"ready\") io.flush() local stop = os.clock() + 30\n\
+             while os.clock() < stop do package.loaded.inner = nil require(\"inner\") end",
+            dir.path().join("?.lua").to_str().unwrap()
+        );
+        std::fs::write(&script, text).unwrap();
+        let program = Program::spawn(&mut host.command(&script, false));
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        let mut inside = 0;
+        for sample in &recording.profile.samples {
+            let names = sample.names();
+            let Some(at) = sample.user().position(|frame| {
+                frame
+                    .file
+                    .as_deref()
+                    .is_some_and(|file| file.ends_with("inner.lua"))
+            }) else {
+                continue;
+            };
+            // once, between the two chunks, where its native frame is
+            let by_name = names.iter().filter(|name| **name == "require").count();
+            assert_eq!(by_name, 1, "{}: {names:?}", host.name);
+            assert!(names[..at].contains(&"require"), "{}: {names:?}", host.name);
+            inside += sample.count;
+        }
+        assert!(inside >= 20, "{}: only {inside} samples", host.name);
+    }
+}

@@ -42,7 +42,7 @@ fn check(host: &LuaHost, is_compiled: bool) {
     let sound = inside(samples, "host_burn");
     let wrong: Vec<_> = sound
         .iter()
-        .filter(|sample| sample.is_truncated() || lua_functions(sample) != ["main chunk", "sound"])
+        .filter(|sample| sample.lacks_frames() || lua_functions(sample) != ["main chunk", "sound"])
         .collect();
     let (all, of_them) = (
         total(sound.iter().copied()),
@@ -53,7 +53,7 @@ fn check(host: &LuaHost, is_compiled: bool) {
     assert!(of_them * 100 <= all, "{what}: {of_them} of {all}: {wrong:#?}");
 
     let damaged = inside(samples, "host_burn_over");
-    let marked = total(damaged.iter().copied().filter(|sample| sample.is_truncated()));
+    let marked = total(damaged.iter().copied().filter(|sample| sample.lacks_frames()));
     let all = total(damaged.iter().copied());
     assert!(all >= 200, "{what}: only {all} samples of wrong memory");
     // some of it does not matter, or is what C functions under lua_cpcall look like
@@ -71,7 +71,7 @@ fn check(host: &LuaHost, is_compiled: bool) {
         let functions = lua_functions(sample);
         let is_possible = functions.len() <= 2
             && functions.first().is_none_or(|first| *first == "main chunk")
-            || sample.is_truncated();
+            || sample.lacks_frames();
         assert!(
             is_possible && !functions.contains(&"sound"),
             "{what}: {functions:?}"

@@ -93,7 +93,7 @@ impl Referred {
             RawFrame::Lua { function, .. } => {
                 self.functions.insert(*function);
             }
-            RawFrame::LuaC(native) => self.add(native),
+            RawFrame::LuaC { native, .. } => self.add(native),
             _ => {}
         }
     }

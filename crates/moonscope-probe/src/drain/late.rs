@@ -15,7 +15,6 @@ use crate::user_walk::walk_copy;
 
 /// Why a stack is cut, where no walk got to say so.
 const MAPPING_CHANGED: &str = "mapping changed while the sample was taken";
-const WITHOUT_LUA: &str = "walked from a stack copy: without Lua frames";
 const NOT_PERMITTED: &str = "mappings of the process may not be read";
 /// The walk would need more of the stack than there was room for.
 const NO_ROOM: &str = "stack copy cut short: ring buffer nearly full";
@@ -149,10 +148,7 @@ impl Drain {
                 return (user_frames(sample.user()), cut);
             }
         }
-        // a copy of the native stack has no Lua in it
-        let lacks_lua = self.lua.are_in_vm(head.pid, &walk.frames).then_some(WITHOUT_LUA);
-        let frames = walk.frames.into_iter().map(UserFrame::Native).collect();
-        (frames, cut.or(lacks_lua))
+        (self.lua.without_lua(head.pid, walk.frames), cut)
     }
 
     /// Walks a sample once more, as the oracle of the walk in the kernel.

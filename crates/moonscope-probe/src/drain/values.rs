@@ -30,7 +30,7 @@ impl Drain {
             self.lua.counts.add_samples(notes, sum.count);
         }
         let received = self.received_in(interval);
-        received.count(verdict.cut, sum.count);
+        received.count(verdict.lacks, sum.count);
         received.by_frame_pointer += u64::from(verdict.by_frame_pointer) * sum.count;
         match (&mut self.ended, interval) {
             (Some(ended), Interval::Ended) => add_sum(&mut ended.sums, (stack, thread, what), sum),

@@ -50,7 +50,7 @@ mod tests {
             },
             verdict: Verdict {
                 site: None,
-                cut: None,
+                lacks: None,
                 by_frame_pointer: false,
                 is_provisional: false,
             },

@@ -151,7 +151,6 @@ impl Look<'_> {
         let spliced = splice(frames, Some(lua), |frame, called_by| {
             locate(frame, called_by, generation)
         });
-        let cut = cut.or(spliced.cut);
         let is_empty = spliced.frames.is_empty();
         let id = self.stacks.intern(
             cut.map(RawFrame::Cut)
@@ -162,7 +161,7 @@ impl Look<'_> {
         let no_room = (id.is_none() && !is_empty).then_some(TOO_MANY_STACKS);
         LiveStack {
             id,
-            cut: cut.or(no_room),
+            cut: cut.or(spliced.lacks_lua).or(no_room),
             ..LiveStack::default()
         }
     }

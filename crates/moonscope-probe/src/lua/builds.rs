@@ -6,6 +6,9 @@ use moonscope_luajit::{CoroutineProbes, GcMode, Layout, NoProbes};
 use moonscope_luajit::{VmText, coroutine_probes, decode_layout, find_vms, vm_text};
 use moonscope_unwind::{RuleSet, Table, abi};
 
+use crate::executables::ExecutableId;
+use crate::generation::Generation;
+
 /// The VM of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LuaBuild {
@@ -17,6 +20,38 @@ pub struct LuaBuild {
     pub layout: Layout,
     /// Where its coroutines are resumed and yield.
     pub probes: Result<CoroutineProbes, NoProbes>,
+}
+
+/// VM code mapped by a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MappedBuild {
+    /// Number of its layout.
+    pub number: u32,
+    /// Where its code is in the process.
+    pub code: Range<u64>,
+    /// Where it keeps things.
+    pub layout: Layout,
+}
+
+impl MappedBuild {
+    /// The VM code in the mappings of a process; `builds`: that of each file.
+    pub fn all<'a>(generation: &Generation, builds: impl Fn(ExecutableId) -> &'a [LuaBuild]) -> Vec<Self> {
+        let mut all = Vec::new();
+        for mapping in &generation.mappings {
+            for build in mapping.executable.map(&builds).unwrap_or_default() {
+                let code =
+                    build.code.start.wrapping_add(mapping.bias)..build.code.end.wrapping_add(mapping.bias);
+                if mapping.start <= code.start && code.end <= mapping.end {
+                    all.push(Self {
+                        number: build.number,
+                        code,
+                        layout: build.layout,
+                    });
+                }
+            }
+        }
+        all
+    }
 }
 
 /// All builds met so far; equal ones have one number.

@@ -67,6 +67,17 @@ impl LuaFunctions {
         Some(self.intern(hinted))
     }
 
+    /// What a function was called is not its name.
+    pub fn drop_hint(&mut self, id: LuaFunctionId) {
+        let Some(function) = self.functions.get(id.0) else {
+            return;
+        };
+        if function.name.as_deref().is_some_and(|name| name.ends_with('?')) {
+            self.ids.remove(function);
+            self.functions[id.0].name = None;
+        }
+    }
+
     /// One of them.
     pub fn get(&self, id: LuaFunctionId) -> Option<&LuaFunction> {
         self.functions.get(id.0)

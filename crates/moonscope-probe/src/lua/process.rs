@@ -1,21 +1,20 @@
 //! Lua in one process: its VMs, and what its functions are called.
 
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{GcMode, Layout, Prototype, PrototypeIdentity, TraceCopy, call_site_name, vms};
+use moonscope_luajit::{GcMode, Prototype, TraceCopy, call_site_name, vms};
 use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::builds::LuaBuild;
+use super::builds::MappedBuild;
 use super::functions::{LuaFunctionId, LuaFunctions};
-use super::vm::LuaVm;
-use crate::executables::ExecutableId;
-use crate::generation::Generation;
+use super::hints::Hints;
+use super::prototypes::{Gone, Known, print_of};
+use super::vm::{LuaVm, NotNow};
 use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
 
 /// The shortest time between two scans of a process's memory for VMs.
@@ -28,48 +27,8 @@ const BELIEVED: Duration = Duration::from_millis(50);
 /// How often those of known stacks are looked at again.
 const PROTOTYPES_PERIOD: Duration = Duration::from_secs(1);
 
-/// VM code mapped by a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MappedBuild {
-    /// Number of its layout.
-    pub number: u32,
-    /// Where its code is in the process.
-    pub code: Range<u64>,
-    /// Where it keeps things.
-    pub layout: Layout,
-}
-
-impl MappedBuild {
-    /// The VM code in the mappings of a process; `builds`: that of each file.
-    pub fn all<'a>(generation: &Generation, builds: impl Fn(ExecutableId) -> &'a [LuaBuild]) -> Vec<Self> {
-        let mut all = Vec::new();
-        for mapping in &generation.mappings {
-            for build in mapping.executable.map(&builds).unwrap_or_default() {
-                let code =
-                    build.code.start.wrapping_add(mapping.bias)..build.code.end.wrapping_add(mapping.bias);
-                if mapping.start <= code.start && code.end <= mapping.end {
-                    all.push(Self {
-                        number: build.number,
-                        code,
-                        layout: build.layout,
-                    });
-                }
-            }
-        }
-        all
-    }
-}
-
-struct Known {
-    prototype: Prototype,
-    print: u32,
-    function: LuaFunctionId,
-    /// It has no name of its own that one can be sure of.
-    is_nameless: bool,
-    /// The same with what a caller called it.
-    hinted: Option<LuaFunctionId>,
-    checked: Instant,
-}
+/// How long one that is gone is remembered: longer than any sample waits for its names.
+const GONE_KEPT: Duration = Duration::from_secs(5);
 
 /// A process with LuaJIT in it.
 pub struct LuaProcess {
@@ -78,6 +37,9 @@ pub struct LuaProcess {
     vms: Vec<LuaVm>,
     names: LuaNames,
     prototypes: FxHashMap<u64, Known>,
+    /// Those that were at these addresses last.
+    gone: FxHashMap<u64, Gone>,
+    hints: Hints,
     /// What the function of a print was, if its prototype is gone.
     by_print: FxHashMap<u32, LuaFunctionId>,
     /// Those that samples had since they were last looked at.
@@ -94,6 +56,8 @@ pub struct LuaProcess {
     pub has_too_many_vms: bool,
     /// Whether that was counted.
     pub is_told: bool,
+    /// It has what its parent has, as fork(2) made it, and has run none of it: it may run another program soon.
+    pub is_idle_copy: bool,
 }
 
 /// Where a Lua function is, for people.
@@ -103,8 +67,10 @@ pub struct LuaPlace {
     pub function: LuaFunctionId,
     /// The current line; 0: not known.
     pub line: u32,
-    /// It was collected before it could be read: the next one like it may be there.
+    /// It is not there any more: the next one like it may be.
     pub is_recalled: bool,
+    /// It was gone before its line could be read.
+    pub lacks_line: bool,
     /// Whoever calls it may have a name for it: [`LuaProcess::hint`].
     pub wants_hint: bool,
 }
@@ -118,6 +84,8 @@ impl LuaProcess {
             vms: Vec::new(),
             names: names(pid),
             prototypes: FxHashMap::default(),
+            gone: FxHashMap::default(),
+            hints: Hints::default(),
             by_print: FxHashMap::default(),
             used: FxHashSet::default(),
             looked_at_prototypes: Instant::now(),
@@ -127,12 +95,14 @@ impl LuaProcess {
             is_new: true,
             has_too_many_vms: false,
             is_told: false,
+            is_idle_copy: false,
         }
     }
 
     /// The same VMs in another process: what fork(2) makes.
     pub fn copy_for(&self, child: Pid) -> Self {
         let mut copy = Self::new(child, self.builds.clone());
+        copy.is_idle_copy = true;
         copy.vms = self
             .vms
             .iter()
@@ -159,8 +129,11 @@ impl LuaProcess {
     /// Functions that are remembered for its prototypes.
     pub fn functions(&self) -> impl Iterator<Item = LuaFunctionId> {
         let known = self.prototypes.values();
-        let of_prototypes = known.flat_map(|known| std::iter::once(known.function).chain(known.hinted));
-        of_prototypes.chain(self.by_print.values().copied())
+        let known = known.chain(self.gone.values().map(|gone| &gone.known));
+        let of_prototypes = known.map(|known| known.function);
+        of_prototypes
+            .chain(self.by_print.values().copied())
+            .chain(self.hints.functions())
     }
 
     /// Its VMs as the walker wants them, as many as it takes.
@@ -244,6 +217,7 @@ impl LuaProcess {
             for proto in std::mem::take(&mut self.used) {
                 self.check(proto, Duration::ZERO);
             }
+            self.gone.retain(|_, gone| gone.seen.elapsed() < GONE_KEPT);
         }
     }
 
@@ -262,7 +236,15 @@ impl LuaProcess {
         }
         known.checked = Instant::now();
         if !known.prototype.still_is(&self.memory).unwrap_or(true) {
-            self.prototypes.remove(&proto);
+            self.bury(proto);
+        }
+    }
+
+    /// A prototype is not there any more.
+    fn bury(&mut self, proto: u64) {
+        if let Some(known) = self.prototypes.remove(&proto) {
+            let seen = Instant::now();
+            self.gone.insert(proto, Gone { known, seen });
             self.epoch += 1;
         }
     }
@@ -287,40 +269,54 @@ impl LuaProcess {
         }
     }
 
-    /// The function of a prototype, and the line of a position in its bytecode (0 is its header). If the prototype
-    /// that had this print (`MS_LUA_PRINT`; 0: not known) is not there anymore, its line is not known, and `None` if
-    /// none like it was met before.
+    /// What the tables of a VM call the C function with this code; an error if that may be known later.
+    pub fn c_function(&mut self, g: u64, code: u64) -> Result<Option<Arc<str>>, NotNow> {
+        let index = self.vm(g).ok_or(NotNow)?;
+        self.vms[index].c_function(&self.memory, code)
+    }
+
+    /// The function of a prototype as it was `at` this time, and the line of a position in its bytecode (0 is its
+    /// header). If the prototype that had this print (`MS_LUA_PRINT`; 0: not known) was gone before it could be read,
+    /// its line is not known, and `None` if none like it was met before.
     pub fn place(
         &mut self,
         g: u64,
         (proto, print): (u64, u32),
-        position: Option<u32>,
+        (position, at): (Option<u32>, Instant),
         functions: &mut LuaFunctions,
     ) -> Option<LuaPlace> {
-        let is_there = self.read(g, (proto, print), functions).is_some();
-        let Some(known) = self.prototypes.get(&proto).filter(|_| is_there) else {
-            // the same definition of the same chunk, loaded anew
-            let function = *self.by_print.get(&print).filter(|_| print != 0)?;
+        let had = |gone: &&Gone| at <= gone.seen && (print == 0 || gone.known.print == print);
+        // another one may be in its place already, which is not to be forgotten for a late sample
+        let is_late = print != 0 && self.gone.get(&proto).filter(had).is_some();
+        if !is_late && self.read(g, (proto, print), functions).is_some() {
+            let known = self.prototypes.get(&proto)?;
             return Some(LuaPlace {
-                function,
-                line: 0,
-                is_recalled: true,
-                wants_hint: false,
+                function: self.hints.shown(known.function),
+                line: known.line(&self.memory, position),
+                is_recalled: false,
+                lacks_line: false,
+                wants_hint: known.is_nameless,
             });
+        }
+        let gone = self.gone.get(&proto).filter(had).map(|gone| &gone.known);
+        let function = match gone {
+            Some(known) => self.hints.shown(known.function),
+            // the same definition of the same chunk, loaded anew
+            None => self
+                .hints
+                .shown(*self.by_print.get(&print).filter(|_| print != 0)?),
         };
-        let line = position
-            .and_then(|position| known.prototype.line_of(&self.memory, position).ok().flatten())
-            .unwrap_or(0);
         Some(LuaPlace {
-            function: known.hinted.unwrap_or(known.function),
-            line,
-            is_recalled: false,
-            wants_hint: known.is_nameless && known.hinted.is_none(),
+            function,
+            line: gone.map_or(0, |known| known.line(&self.memory, position)),
+            is_recalled: true,
+            lacks_line: gone.is_none() && position.is_some(),
+            wants_hint: false,
         })
     }
 
-    /// The function of a prototype without a name, with what the instruction at a position of its caller calls it. It
-    /// keeps the first such name, so that it is one function wherever it is called.
+    /// The function of a prototype without a name, with what the instruction at a position of its caller calls it, as
+    /// long as that can be its name ([`Hints`]).
     pub fn hint(
         &mut self,
         g: u64,
@@ -328,11 +324,13 @@ impl LuaProcess {
         (caller, position): (u64, u32),
         functions: &mut LuaFunctions,
     ) -> Option<LuaFunctionId> {
-        let name = self.site(g, (caller, position))?;
-        let known = self.prototypes.get_mut(&proto)?;
-        let hinted = functions.with_hint(known.function, &name)?;
-        known.hinted = Some(hinted);
-        Some(hinted)
+        let callee = self.prototypes.get(&proto)?.function;
+        let caller_function = self.prototypes.get(&caller)?.function;
+        let mut hints = std::mem::take(&mut self.hints);
+        let name = || self.site(g, (caller, position));
+        let shown = hints.note(callee, (caller_function, position), functions, name);
+        self.hints = hints;
+        Some(shown)
     }
 
     /// What a known function calls the function that it calls at this position.
@@ -351,7 +349,7 @@ impl LuaProcess {
         self.check(proto, BELIEVED);
         let is_other = |known: &Known| print != 0 && known.print != print;
         if self.prototypes.get(&proto).is_some_and(is_other) {
-            self.prototypes.remove(&proto);
+            self.bury(proto);
         }
         if !self.prototypes.contains_key(&proto) {
             if self.prototypes.len() >= MAX_PROTOTYPES {
@@ -364,12 +362,13 @@ impl LuaProcess {
             let mode = vm.layout().mode;
             let strings = vm.strings(&self.memory)?;
             let prototype = Prototype::read(&self.memory, mode, &strings, proto).ok()?;
+            // if it goes meanwhile, only its lines are missing
+            let _ = prototype.keep_lines(&self.memory);
             let name = self.names.name_of(&prototype);
             let is_nameless = name.name.is_none();
             let function = functions.intern(name.into());
             let known = Known {
                 is_nameless,
-                hinted: None,
                 print: print_of(&prototype.identity),
                 prototype,
                 function,
@@ -383,19 +382,6 @@ impl LuaProcess {
             .is_some_and(|known| !is_other(known))
             .then_some(())
     }
-}
-
-/// `MS_LUA_PRINT`.
-fn print_of(identity: &PrototypeIdentity) -> u32 {
-    let [_, _, a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = identity.chunkname_header;
-    let string = [[a0, a1, a2, a3], [b0, b1, b2, b3], [c0, c1, c2, c3]].map(u32::from_le_bytes);
-    ((identity.chunkname >> 3) as u32)
-        .wrapping_mul(abi::MS_LUA_PRINT_CHUNK)
-        .wrapping_add(string[0].wrapping_mul(abi::MS_LUA_PRINT_STRING0))
-        .wrapping_add(string[1].wrapping_mul(abi::MS_LUA_PRINT_STRING1))
-        .wrapping_add(string[2].wrapping_mul(abi::MS_LUA_PRINT_STRING2))
-        .wrapping_add(identity.firstline.wrapping_mul(abi::MS_LUA_PRINT_LINE))
-        .wrapping_add(identity.numline.wrapping_mul(abi::MS_LUA_PRINT_LINES))
 }
 
 /// Names from the sources that the process sees.

@@ -5,9 +5,10 @@ use moonscope_process::Pid;
 use moonscope_unwind::{WalkFrame, abi};
 use rustc_hash::FxHashMap;
 
+use super::builds::MappedBuild;
 use super::functions::{LuaFunctionId, LuaFunctions};
 use super::parents::ParentCounts;
-use super::process::{LuaProcess, MappedBuild};
+use super::process::LuaProcess;
 use super::words::{LuaWord, UserFrame};
 use crate::executables::Executables;
 use crate::generation::Generation;
@@ -33,6 +34,8 @@ pub struct LuaCounts {
     pub unknown_traces: u64,
     /// Frames whose function could not be read.
     pub unknown_functions: u64,
+    /// Frames without a line, as their functions were gone before it could be read.
+    pub without_line: u64,
     /// The search for parents of coroutines, where it was asked for.
     pub parents: Option<ParentCounts>,
 }
@@ -61,6 +64,13 @@ impl LuaNotes {
 }
 
 impl LuaCounts {
+    fn add_process(&mut self, process: &LuaProcess) {
+        if !process.is_idle_copy {
+            self.processes += 1;
+            self.vms += process.vms().len() as u64;
+        }
+    }
+
     /// Counts samples of one stack with Lua in it.
     pub fn add_samples(&mut self, notes: &LuaNotes, samples: u64) {
         self.samples += samples;
@@ -78,7 +88,7 @@ pub struct LuaProcesses {
     processes: FxHashMap<Pid, LuaProcess>,
     /// All functions met.
     pub functions: LuaFunctions,
-    /// What happened.
+    /// What happened; processes and VMs are those of `processes` that are gone.
     pub counts: LuaCounts,
 }
 
@@ -97,7 +107,7 @@ impl LuaProcesses {
     pub fn look_at(&mut self, pid: Pid, generation: &Generation, executables: &Executables) {
         let builds = MappedBuild::all(generation, |id| executables.lua(id));
         if builds.is_empty() {
-            self.processes.remove(&pid);
+            self.forget(pid);
             return;
         }
         if self
@@ -105,10 +115,8 @@ impl LuaProcesses {
             .get(&pid)
             .is_none_or(|known| known.builds() != builds)
         {
-            self.counts.processes += 1;
             let mut process = LuaProcess::new(pid, builds);
             process.scan();
-            self.counts.vms += process.vms().len() as u64;
             self.processes.insert(pid, process);
         }
         self.publish(pid);
@@ -125,7 +133,25 @@ impl LuaProcesses {
 
     /// The program that a process ran is gone.
     pub fn forget(&mut self, pid: Pid) {
-        self.processes.remove(&pid);
+        if let Some(process) = self.processes.remove(&pid) {
+            self.counts.add_process(&process);
+        }
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> LuaCounts {
+        let mut counts = self.counts.clone();
+        self.processes
+            .values()
+            .for_each(|process| counts.add_process(process));
+        counts
+    }
+
+    /// A sample of this process has Lua in it.
+    pub fn note_lua(&mut self, pid: Pid) {
+        if let Some(process) = self.processes.get_mut(&pid) {
+            process.is_idle_copy = false;
+        }
     }
 
     /// Lua in a process, with where functions are kept and what is counted.
@@ -151,17 +177,19 @@ impl LuaProcesses {
         }
     }
 
-    /// Does one of these frames run a VM's code?
-    pub fn are_in_vm(&self, pid: Pid, frames: &[WalkFrame]) -> bool {
-        self.processes.get(&pid).is_some_and(|process| {
-            let in_vm = |frame: &WalkFrame| {
-                process
-                    .builds()
-                    .iter()
-                    .any(|build| build.code.contains(&frame.addr))
-            };
-            frames.iter().any(in_vm)
-        })
+    /// The frames of a stack that was walked from a copy, which has no Lua in it: where it belongs is marked.
+    pub fn without_lua(&self, pid: Pid, frames: Vec<WalkFrame>) -> Vec<UserFrame> {
+        let builds = self
+            .processes
+            .get(&pid)
+            .map(LuaProcess::builds)
+            .unwrap_or_default();
+        let is_vm = |frame: &WalkFrame| builds.iter().any(|build| build.code.contains(&frame.addr));
+        let mark = |frame: WalkFrame| is_vm(&frame).then_some(UserFrame::Lua(LuaWord::NotWalked));
+        frames
+            .into_iter()
+            .flat_map(|frame| std::iter::once(UserFrame::Native(frame)).chain(mark(frame)))
+            .collect()
     }
 
     /// Changes when what was resolved before may mean something else.
@@ -172,9 +200,7 @@ impl LuaProcesses {
     /// A walk in code that no file has came to its end where a VM may be above it that is not known.
     pub fn look_for_vms(&mut self, pid: Pid) {
         if let Some(process) = self.processes.get_mut(&pid) {
-            let before = process.vms().len();
             process.scan();
-            self.counts.vms += (process.vms().len() - before) as u64;
         }
     }
 

@@ -16,6 +16,7 @@ use crate::stacks::{LuaCode, RawFrame};
 /// Why Lua frames are missing.
 const NO_STATE: &str = "Lua state not found";
 const BROKEN: &str = "Lua stack not consistent";
+const NOT_WALKED: &str = "walked from a stack copy: without Lua frames";
 
 /// `LJ_VMST_EXIT` (lj_obj.h); `vmstate` holds its complement.
 const LJ_VMST_EXIT: i32 = 3;
@@ -25,8 +26,8 @@ const LJ_VMST_EXIT: i32 = 3;
 pub struct Spliced {
     /// Leaf first.
     pub frames: Vec<RawFrame>,
-    /// Why Lua frames are missing, if some are.
-    pub cut: Option<&'static str>,
+    /// Why Lua frames are missing, if some are: where, their marks say.
+    pub lacks_lua: Option<&'static str>,
     /// It may be resolved better later: not to be remembered.
     pub is_provisional: bool,
     /// What the innermost Lua function calls what it calls, if that was asked for.
@@ -50,7 +51,7 @@ pub struct LuaView<'a> {
 }
 
 /// Names the frames of a walk, leaf first. `locate` places a native frame; its second argument is the
-/// native frame that is next to the root. Without `lua`, Lua frames are left out and said to be missing.
+/// native frame that is next to the root. Without `lua`, Lua frames are left out and marked as missing.
 pub fn splice(
     frames: &[UserFrame],
     lua: Option<LuaView<'_>>,
@@ -140,7 +141,8 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             }
             LuaWord::CFunction { code } => self.c_function(code),
             LuaWord::Builtin { ffid } => self.builtin(ffid),
-            LuaWord::Broken(_) => self.out.cut = Some(BROKEN),
+            LuaWord::Broken(_) => self.lacks_lua(BROKEN),
+            LuaWord::NotWalked => self.lacks_lua(NOT_WALKED),
             LuaWord::LastParent { .. } => {}
         }
     }
@@ -151,11 +153,11 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         self.expansion = None;
         self.unnamed = None;
         if l == 0 || flags & (abi::MS_SEGMENT_NO_STATE | abi::MS_SEGMENT_LOST) != 0 {
-            self.out.cut = Some(if l == 0 { NO_STATE } else { BROKEN });
+            self.lacks_lua(if l == 0 { NO_STATE } else { BROKEN });
             return;
         }
         let Some(lua) = &mut self.lua else {
-            self.out.cut = Some(NO_STATE);
+            self.lacks_lua(NO_STATE);
             return;
         };
         if flags & abi::MS_SEGMENT_PARENT != 0 {
@@ -214,6 +216,12 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
     }
 
+    /// The Lua frames of this entry into the VM, or the outer ones of them, are not to be had; the native stack goes on.
+    fn lacks_lua(&mut self, why: &'static str) {
+        self.out.frames.push(RawFrame::LuaMissing);
+        self.out.lacks_lua = Some(why);
+    }
+
     /// Is this a helper that the VM called?
     fn is_in_vm(&self, native: Option<WalkFrame>) -> bool {
         let (Some(lua), Some(native)) = (&self.lua, native) else {
@@ -268,10 +276,10 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         let code = self.code;
         let g = self.g;
         let called = self.unnamed.take();
-        let place = self
-            .lua
-            .as_mut()
-            .and_then(|lua| lua.process.place(g, (proto, print), position, lua.functions));
+        let place = self.lua.as_mut().and_then(|lua| {
+            lua.process
+                .place(g, (proto, print), (position, lua.at), lua.functions)
+        });
         match place {
             Some(place) => {
                 self.note_site((proto, position));
@@ -280,6 +288,9 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 }
                 self.unnamed = place.wants_hint.then_some(proto);
                 self.out.is_provisional |= place.is_recalled;
+                if let Some(lua) = &mut self.lua {
+                    lua.counts.without_line += u64::from(place.lacks_line);
+                }
                 self.out.frames.push(RawFrame::Lua {
                     function: place.function,
                     line: place.line,
@@ -322,8 +333,13 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             exact: true,
             fp: false,
         };
-        let frame = (self.locate)(&start, None);
-        self.out.frames.push(RawFrame::LuaC(Box::new(frame)));
+        let native = Box::new((self.locate)(&start, None));
+        let g = self.g;
+        let lua = self.lua.as_mut();
+        let name = lua.map_or(Ok(None), |lua| lua.process.c_function(g, code));
+        self.out.is_provisional |= name.is_err();
+        let name = name.ok().flatten();
+        self.out.frames.push(RawFrame::LuaC { native, name });
     }
 
     fn builtin(&mut self, ffid: u8) {
@@ -342,5 +358,42 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
         self.out.is_provisional = true;
         self.out.frames.push(RawFrame::LuaUnknown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn native(addr: u64) -> UserFrame {
+        UserFrame::Native(WalkFrame {
+            addr,
+            exact: false,
+            fp: false,
+        })
+    }
+
+    fn splice_words(words: &[LuaWord]) -> Spliced {
+        let frames: Vec<UserFrame> = std::iter::once(native(1))
+            .chain(words.iter().copied().map(UserFrame::Lua))
+            .chain([native(2)])
+            .collect();
+        splice(&frames, None, |frame, _| RawFrame::Kernel(frame.addr))
+    }
+
+    #[test]
+    fn missing_lua_frames_are_marked_where_they_are_missing() {
+        let segment = |l, flags| LuaWord::Segment { l, g: 8, flags };
+        for (words, reason) in [
+            (vec![segment(0, abi::MS_SEGMENT_NO_STATE)], NO_STATE),
+            (vec![segment(8, abi::MS_SEGMENT_LOST)], BROKEN),
+            (vec![LuaWord::Broken(1)], BROKEN),
+            (vec![LuaWord::NotWalked], NOT_WALKED),
+        ] {
+            let spliced = splice_words(&words);
+            let frames = [RawFrame::Kernel(1), RawFrame::LuaMissing, RawFrame::Kernel(2)];
+            assert_eq!(spliced.frames, frames, "{words:?}");
+            assert_eq!(spliced.lacks_lua, Some(reason), "{words:?}");
+        }
     }
 }

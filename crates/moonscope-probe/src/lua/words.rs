@@ -45,6 +45,8 @@ pub enum LuaWord {
     },
     /// The Lua stack cannot be followed further, for this reason (`enum ms_lua_broken`).
     Broken(u64),
+    /// A copy of the native stack was walked, without Lua: never shipped.
+    NotWalked,
     /// A coroutine and its logical parents end here.
     LastParent {
         /// How many parents there were.

@@ -334,6 +334,10 @@ fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
         ),
         (lua.unknown_functions, "Lua functions could not be read"),
         (
+            lua.without_line,
+            "Lua frames have no current line: their functions were collected before it could be read",
+        ),
+        (
             lua.with_too_many_vms,
             "processes have more Lua VMs than are looked for: their stacks may end at generated code",
         ),

@@ -4,7 +4,7 @@ mod namer;
 mod unfinished;
 mod waker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use moonscope_probe::{
@@ -27,11 +27,17 @@ struct Named {
     frames: Vec<FrameId>,
     /// Where the function starts in its file, if that is known.
     start: Option<(ExecutableId, u64)>,
+    /// It has a name.
+    has_name: bool,
 }
 
 impl From<Vec<FrameId>> for Named {
     fn from(frames: Vec<FrameId>) -> Self {
-        Self { frames, start: None }
+        Self {
+            frames,
+            start: None,
+            has_name: false,
+        }
     }
 }
 
@@ -125,16 +131,21 @@ fn place_stacks(
     for &(parent, frame) in recorded.stacks.nodes() {
         let named = &frames[frame as usize];
         let mut stack = parent.and_then(|RawStackId(id)| stacks[id as usize]);
+        let shown = wakers.next(parent, &raw[frame as usize], &named.frames, profile);
+        let mut is_shown = true;
         if let Some(RawStackId(id)) = parent
             && let (grandparent, called) = recorded.stacks.nodes()[id as usize]
-            && let RawFrame::LuaC(code) = &raw[called as usize]
-            && let RawFrame::File { executable, vaddr } = **code
+            && let RawFrame::LuaC { native, .. } = &raw[called as usize]
+            && let RawFrame::File { executable, vaddr } = **native
             && named.start == Some((executable, vaddr))
         {
-            stack = grandparent.and_then(|RawStackId(id)| stacks[id as usize]);
+            // one of the two: by its symbol, and without one by what Lua calls it
+            is_shown = named.has_name || !frames[called as usize].has_name;
+            if is_shown {
+                stack = grandparent.and_then(|RawStackId(id)| stacks[id as usize]);
+            }
         }
-        let shown = wakers.next(parent, &raw[frame as usize], &named.frames, profile);
-        for frame in shown.frames(&named.frames) {
+        for frame in shown.frames(&named.frames).filter(|_| is_shown) {
             stack = Some(profile.child(stack, frame));
         }
         stacks.push(stack);
@@ -148,7 +159,11 @@ fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) ->
     let mut kernel = Vec::new();
     let mut files: BTreeMap<ExecutableId, Vec<(usize, u64)>> = BTreeMap::new();
     let mut generated: BTreeMap<ProcessId, Vec<(usize, u64)>> = BTreeMap::new();
+    let mut lua_names: HashMap<usize, Arc<str>> = HashMap::new();
     for (index, frame) in raw.iter().enumerate() {
+        if let RawFrame::LuaC { name: Some(name), .. } = frame {
+            lua_names.insert(index, Arc::clone(name));
+        }
         match frame {
             RawFrame::Kernel(addr) | RawFrame::KernelTracing(addr) => kernel.push((index, *addr)),
             RawFrame::Lua { function, line, code } => {
@@ -173,6 +188,9 @@ fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) ->
                 named[index] = vec![profile.frame(Frame::marker("innermost Lua frame uncertain"))].into();
             }
             RawFrame::Gap => named[index] = vec![profile.frame(Frame::marker("no unwind info"))].into(),
+            RawFrame::LuaMissing => {
+                named[index] = vec![profile.frame(Frame::marker("Lua frames missing"))].into();
+            }
             RawFrame::Unknown => named[index] = vec![profile.frame(Frame::marker("unknown"))].into(),
             RawFrame::Cut(_) => named[index] = vec![profile.frame(Frame::marker("truncated"))].into(),
             RawFrame::WokenBy | RawFrame::Waker(_) | RawFrame::WakerUnknown => {
@@ -198,7 +216,7 @@ fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) ->
     }
     for (id, places) in files {
         if let Some(file) = recorded.file(id) {
-            name_file((id, file), &places, namer, profile, &mut named);
+            name_file((id, file), &places, &lua_names, namer, profile, &mut named);
         }
     }
     for (process, places) in generated {
@@ -283,6 +301,7 @@ fn no_kernel_names(symbolizer: &Symbolizer) -> Option<String> {
 fn name_file(
     (id, file): (ExecutableId, &Executable),
     places: &[(usize, u64)],
+    lua_names: &HashMap<usize, Arc<str>>,
     namer: &mut Namer,
     profile: &mut Profile,
     named: &mut [Named],
@@ -302,6 +321,7 @@ fn name_file(
             let frame = Frame {
                 module: Some(module),
                 offset: Some(start.unwrap_or(vaddr)),
+                function: lua_names.get(&index).cloned(),
                 ..Frame::unknown(FrameKind::Native)
             };
             vec![profile.frame(frame)]
@@ -322,6 +342,7 @@ fn name_file(
         named[index] = Named {
             frames,
             start: starts_at.map(|start| (id, start)),
+            has_name: !symbols.is_empty() || lua_names.contains_key(&index),
         };
     }
 }

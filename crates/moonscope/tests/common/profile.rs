@@ -104,6 +104,11 @@ impl Sample {
     pub fn is_truncated(&self) -> bool {
         self.stack.first().is_some_and(|frame| frame.kind == "marker")
     }
+
+    /// Does it miss its callers, or Lua frames anywhere?
+    pub fn lacks_frames(&self) -> bool {
+        self.is_truncated() || self.has("[Lua frames missing]")
+    }
 }
 
 /// All samples of a recording.
