@@ -3,9 +3,10 @@
 //!
 //! The walker is the one of the kernel side, compiled for the host, so that a stack here is what a sample taken at
 //! this moment would have shown. The way: `files` (unwind tables on demand) → `threads` (where each stands, and the
-//! walk) → `vms` (coroutines, from the memory of their VM) → [`Recorded`], to be named like a recording.
+//! walk) and `running` (where one is that does not stand) → `vms` (coroutines, from the memory of their VM) → [`Recorded`], to be named like a recording.
 
 mod files;
+mod running;
 mod threads;
 mod vms;
 
@@ -28,6 +29,15 @@ use crate::stacks::{RawStackId, RawStacks};
 
 /// Threads of one process that are looked at: a walk takes some 50 microseconds.
 const MAX_THREADS: usize = 1 << 14;
+
+/// What becomes of threads that run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// They are caught at a tick of their clocks.
+    Caught,
+    /// They have no stacks.
+    LeftOut,
+}
 
 /// A process at one moment; stacks refer to `recorded`.
 pub struct LiveProcess {
@@ -131,13 +141,20 @@ struct Look<'a> {
     counts: LuaCounts,
     stacks: RawStacks,
     max_depth: u32,
+    /// How long threads that run are waited for still.
+    patience: Duration,
     /// All mappings: those of stacks tell which thread a frame belongs to.
     maps: Vec<moonscope_process::Mapping>,
 }
 
 impl LiveProcess {
     /// Looks at a process. Stacks have at most `max_depth` frames.
-    pub fn look_at(pid: Pid, files: &mut LiveFiles, max_depth: u32) -> Result<Self, ProcessError> {
+    pub fn look_at(
+        pid: Pid,
+        files: &mut LiveFiles,
+        max_depth: u32,
+        running: Running,
+    ) -> Result<Self, ProcessError> {
         let start = Instant::now();
         let process = Process::find(pid)?;
         let maps = read_maps(pid)?;
@@ -163,6 +180,10 @@ impl LiveProcess {
             counts: LuaCounts::default(),
             stacks: RawStacks::default(),
             max_depth: max_depth.min(abi::MS_MAX_DEPTH),
+            patience: match running {
+                Running::Caught => threads::PATIENCE_OF_PROCESS,
+                Running::LeftOut => Duration::ZERO,
+            },
             maps,
         };
         let mut tids = process::threads(pid)?;

@@ -36,9 +36,16 @@ const HARDWARE_CYCLES: u64 = 0;
 const SOFTWARE_CPU_CLOCK: u64 = 0;
 const SOFTWARE_DUMMY: u64 = 9;
 const SAMPLE_TIME: u64 = 1 << 2;
+const SAMPLE_REGS_USER: u64 = 1 << 12;
+const SAMPLE_STACK_USER: u64 = 1 << 13;
+/// The general registers and the instruction pointer: bits of `enum perf_event_x86_regs`
+/// (arch/x86/include/uapi/asm/perf_regs.h).
+const GENERAL_REGISTERS: u64 = 0x1ff | 0xff << 16;
 const CLOCK_MONOTONIC: i32 = 1;
 // bits of `flags`
 const DISABLED: u64 = 1 << 0;
+const EXCLUDE_KERNEL: u64 = 1 << 5;
+const EXCLUDE_HYPERVISOR: u64 = 1 << 6;
 const MMAP: u64 = 1 << 8;
 const COMM: u64 = 1 << 9;
 const FREQ: u64 = 1 << 10;
@@ -113,6 +120,24 @@ impl Attr {
             config2: offset,
             sample_period_or_freq: 1,
             ..Self::new(kind, u64::from(is_return) | counter << COUNTER_SHIFT, 0)
+        }
+    }
+
+    /// A record of the user registers and of 60 KiB of the stack for each millisecond that a thread runs its own code; a
+    /// record is at most 64 KiB.
+    pub fn user_state() -> Self {
+        Self {
+            sample_period_or_freq: 1_000_000,
+            sample_type: SAMPLE_REGS_USER | SAMPLE_STACK_USER,
+            sample_regs_user: GENERAL_REGISTERS,
+            sample_stack_user: 60 << 10,
+            // records
+            wakeup: 1,
+            ..Self::new(
+                TYPE_SOFTWARE,
+                SOFTWARE_CPU_CLOCK,
+                EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR,
+            )
         }
     }
 

@@ -9,7 +9,7 @@ use moonscope_process::thread::Place;
 use moonscope_unwind::abi;
 
 use crate::collector::{Collector, Unfinished};
-use crate::live::{LiveFiles, LiveProcess};
+use crate::live::{LiveFiles, LiveProcess, Running};
 use crate::stacks::What;
 
 /// How long processes are looked at, at the end; one takes about a millisecond.
@@ -43,7 +43,7 @@ pub fn look(
             continue;
         }
         // one that has ended has nothing unfinished
-        let Ok(live) = LiveProcess::look_at(pid, &mut files, max_depth) else {
+        let Ok(live) = LiveProcess::look_at(pid, &mut files, max_depth, Running::LeftOut) else {
             continue;
         };
         let mut threads = Vec::new();

@@ -8,7 +8,7 @@ mod text;
 use std::io::Write;
 
 use clap::builder::RangedU64ValueParser;
-use moonscope_probe::live::{LiveFiles, LiveProcess};
+use moonscope_probe::live::{LiveFiles, LiveProcess, Running};
 use moonscope_process::{Pid, ProcessError, visible};
 use moonscope_symbols::SymbolOptions;
 use moonscope_unwind::abi;
@@ -21,7 +21,8 @@ use report::Report;
 /// Shows what every thread and every Lua coroutine is doing right now.
 ///
 /// Nothing is stopped and no BPF is used: what waits in the kernel is shown with its native and Lua stack, every Lua
-/// coroutine that is suspended with its Lua stack. A thread that runs at this moment cannot be walked this way.
+/// coroutine that is suspended with its Lua stack. A thread that runs is caught at a tick of a perf clock, which copies
+/// its registers and the top of its stack; its Lua stack is read right after that, while it goes on.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct StackArgs {
@@ -61,7 +62,7 @@ pub fn run(args: StackArgs) -> Result<Code, Failure> {
     let pids = target.pids()?;
     let (mut reports, mut failed) = (Vec::new(), Vec::new());
     for &pid in &pids {
-        match LiveProcess::look_at(pid, &mut files, args.max_depth) {
+        match LiveProcess::look_at(pid, &mut files, args.max_depth, Running::Caught) {
             Ok(live) => reports.push(Report::new(live, &mut namer)),
             // they come and go
             Err(err) if pids.len() > 1 && is_nobody(&err) => {}

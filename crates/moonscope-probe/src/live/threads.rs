@@ -1,5 +1,6 @@
 //! Threads: where each stands, and the walk from there.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use moonscope_luajit::VmState;
@@ -8,6 +9,7 @@ use moonscope_process::{Pid, RemoteMemory, Thread};
 use moonscope_unwind::{Registers, WalkEnd, abi};
 
 use super::files::Walked;
+use super::running::{Catcher, Moment};
 use super::{AS_STORED, LiveStack, LiveThread, Look};
 use crate::frames::{cut_of, locate};
 use crate::lua::{LuaView, LuaVm, LuaWord, UserFrame, splice};
@@ -21,9 +23,42 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How far above its last known frame the frame of a VM is looked for: as in `bpf/lua.h`, `LUA_GAP_STACK`.
 const MAX_GAP: u64 = 65536;
 
+/// How long a thread that should be running is waited for, and all of a process: on a busy machine it may wait for a
+/// processor for long.
+const PATIENCE: Duration = Duration::from_millis(200);
+pub(super) const PATIENCE_OF_PROCESS: Duration = Duration::from_secs(2);
+
+/// What is not certain of the stack of a thread that runs.
+const RAN: &str =
+    "it runs: its native frames are those of one moment, its Lua frames were read right after it";
+
 /// Why nothing is known of a thread's stack.
-const RUNNING: &str = "the stack of a running thread cannot be read without stopping it";
+const RUNNING: &str = "it runs, and no clock of it could be had that tells where (perf_event_open)";
+const NOT_CAUGHT: &str = "it was running or waiting for a processor, and did not run any more";
 const NOT_TOLD: &str = "the kernel does not tell where the thread stands (/proc/PID/task/TID/syscall)";
+
+/// A thread of whose stack nothing is known, for this reason.
+fn nothing(cut: Option<&'static str>) -> (LiveStack, Vec<u64>) {
+    let stack = LiveStack {
+        cut,
+        ..LiveStack::default()
+    };
+    (stack, Vec::new())
+}
+
+/// Coroutine and flags of each segment.
+fn segments(frames: &[UserFrame]) -> impl Iterator<Item = (u64, u64)> {
+    frames.iter().filter_map(|frame| match frame {
+        UserFrame::Lua(LuaWord::Segment { l, flags, .. }) => Some((*l, *flags)),
+        _ => None,
+    })
+}
+
+fn coroutines_of(frames: &[UserFrame]) -> Vec<u64> {
+    let mut coroutines: Vec<u64> = segments(frames).map(|(l, _)| l).filter(|&l| l != 0).collect();
+    coroutines.dedup();
+    coroutines
+}
 
 impl Look<'_> {
     /// Looks at a thread; `None` if it is gone.
@@ -31,7 +66,16 @@ impl Look<'_> {
         let mut seen = None;
         for _ in 0..TRIES {
             let before = Thread::read(self.pid, tid).ok()?;
-            let (stack, lua) = self.stack_at(before.place);
+            let (stack, lua) = match before.place {
+                Place::Running => match self.running(tid) {
+                    Ok(Some(caught)) => caught,
+                    // it may wait for something meanwhile
+                    Ok(None) if Thread::read(self.pid, tid).ok()?.place != before.place => continue,
+                    Ok(None) => nothing(Some(NOT_CAUGHT)),
+                    Err(_) => nothing(Some(RUNNING)),
+                },
+                place => self.stack_at(place),
+            };
             let after = Thread::read(self.pid, tid).ok()?;
             let stood_still = before.stood_still(&after);
             let has_stack = matches!(before.place, Place::Waiting { .. });
@@ -52,15 +96,81 @@ impl Look<'_> {
         })
     }
 
+    /// The stack of a thread that runs, and the coroutines in it; `None` if it did not run while it was waited for.
+    fn running(&mut self, tid: Pid) -> io::Result<Option<(LiveStack, Vec<u64>)>> {
+        if self.patience.is_zero() {
+            return Ok(None);
+        }
+        let mut catcher = Catcher::new(tid)?;
+        let deadline = Instant::now() + PATIENCE.min(self.patience);
+        let mut last = None;
+        for _ in 0..TRIES {
+            let start = Instant::now();
+            let moment = catcher.next(deadline.saturating_duration_since(start));
+            self.patience = self.patience.saturating_sub(start.elapsed());
+            let Some(moment) = moment else { break };
+            let walked = self.walk_moment(&moment);
+            let fits = self.fits_together(&walked);
+            last = Some(walked);
+            if fits {
+                break;
+            }
+        }
+        Ok(last.map(|Walked { frames, end, .. }| {
+            let stack = LiveStack {
+                uncertain: Some(RAN),
+                ..self.name(&frames, cut_of(end))
+            };
+            (stack, coroutines_of(&frames))
+        }))
+    }
+
+    fn walk_moment(&mut self, moment: &Moment) -> Walked {
+        let memory = self.lua.memory();
+        self.files.walk(
+            &self.generation,
+            self.lua.to_kernel(),
+            &moment.registers,
+            self.max_depth,
+            |addr, into| moment.read(addr, into).is_some() || memory.read_exact(addr, into).is_ok(),
+        )
+    }
+
+    /// Had the thread gone on before its Lua stack was read, this would be seen: its base is another one then, or it has
+    /// left compiled code, or entered it.
+    fn fits_together(&self, walked: &Walked) -> bool {
+        let is_generated = |frame: &UserFrame| match frame {
+            UserFrame::Native(native) => {
+                let mapping = self.generation.find(native.addr);
+                mapping.is_some_and(|mapping| mapping.executable.is_none())
+            }
+            UserFrame::Lua(_) => false,
+        };
+        let first = walked
+            .frames
+            .iter()
+            .position(|frame| matches!(frame, UserFrame::Lua(LuaWord::Segment { .. })));
+        let is_sound = |frame: &UserFrame| match frame {
+            UserFrame::Lua(LuaWord::Segment { l, flags, .. }) => {
+                let bad = abi::MS_SEGMENT_GUESSED | abi::MS_SEGMENT_LOST | abi::MS_SEGMENT_NO_STATE;
+                *l != 0 && flags & bad == 0
+            }
+            UserFrame::Lua(LuaWord::Broken(_)) => false,
+            _ => true,
+        };
+        let is_innermost_sound = first.is_none_or(|first| {
+            let before = walked.frames.get(..first).unwrap_or_default();
+            let in_trace = matches!(
+                walked.frames.get(first),
+                Some(UserFrame::Lua(LuaWord::Segment { flags, .. })) if flags & abi::MS_SEGMENT_TRACE != 0
+            );
+            in_trace == before.last().is_some_and(is_generated)
+        });
+        cut_of(walked.end).is_none() && is_innermost_sound && walked.frames.iter().all(is_sound)
+    }
+
     /// The stack of a thread that stands there, and the coroutines in it.
     fn stack_at(&mut self, place: Place) -> (LiveStack, Vec<u64>) {
-        let nothing = |cut| {
-            let stack = LiveStack {
-                cut,
-                ..LiveStack::default()
-            };
-            (stack, Vec::new())
-        };
         let (sp, pc) = match place {
             Place::Waiting { sp, pc, .. } => (sp, pc),
             Place::Running => return nothing(Some(RUNNING)),
@@ -78,20 +188,12 @@ impl Look<'_> {
             frames.extend(rest);
             end = above;
         }
-        let segments = || {
-            frames.iter().filter_map(|frame| match frame {
-                UserFrame::Lua(LuaWord::Segment { l, flags, .. }) => Some((*l, *flags)),
-                _ => None,
-            })
-        };
-        let mut coroutines: Vec<u64> = segments().map(|(l, _)| l).filter(|&l| l != 0).collect();
-        coroutines.dedup();
-        let guessed = segments().any(|(_, flags)| flags & abi::MS_SEGMENT_GUESSED != 0);
+        let guessed = segments(&frames).any(|(_, flags)| flags & abi::MS_SEGMENT_GUESSED != 0);
         let stack = LiveStack {
             uncertain: guessed.then_some(AS_STORED),
             ..self.name(&frames, cut_of(end))
         };
-        (stack, coroutines)
+        (stack, coroutines_of(&frames))
     }
 
     fn walk(&mut self, sp: u64, pc: u64) -> Walked {

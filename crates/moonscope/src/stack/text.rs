@@ -76,7 +76,7 @@ fn thread(out: &mut String, report: &Report, thread: &LiveThread) {
     };
     let _ = writeln!(out, "\nthread {} ({}): {what}", thread.tid, visible(&thread.comm));
     stack(out, report, thread.stack);
-    if thread.place == Place::Running {
+    if thread.place == Place::Running && thread.stack.id.is_none() {
         let pid = report.live.process.pid;
         let _ = writeln!(out, "      to see it: moonscope record -p {pid} -d 1 -o now.txt");
     }
