@@ -8,6 +8,7 @@
 mod bytes;
 pub mod cgroup;
 pub mod container;
+mod counted;
 mod elf;
 pub mod error;
 pub mod executable;
@@ -28,6 +29,7 @@ mod visible;
 
 pub use cgroup::{Cgroup, CgroupMounts};
 pub use container::Container;
+pub use counted::counted;
 pub use error::{ProcessError, reason};
 pub use executable::{BuildId, Executable, ExecutableData, ExecutableKey, Segment};
 pub use maps::{Mapping, MappingName, read_maps};

@@ -7,7 +7,7 @@ use crate::headline::{circumstances, subject};
 use crate::options::{WriteOptions, readable_unit};
 use crate::profile::Profile;
 use crate::summary::Summary;
-use crate::text::{Grouped, visible, wrapped};
+use crate::text::{Grouped, more_functions, visible, wrapped};
 use crate::view::{Row, View};
 
 /// Functions in the table; the rest is summed up in one line.
@@ -174,10 +174,7 @@ fn functions(view: &View, unit: &str, columns: Columns, page: &mut Page<'_>) -> 
             .iter()
             .fold(0u64, |sum, name| sum.saturating_add(shares.own[*name]));
         let values = format!("{}  {:>20}  ", columns.value(own), "");
-        page.line(
-            &values,
-            &format!("({} more functions)", Grouped(rest.len() as u64)),
-        )?;
+        page.line(&values, &more_functions(rest.len()))?;
     }
     Ok(())
 }

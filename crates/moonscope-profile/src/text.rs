@@ -21,6 +21,12 @@ impl fmt::Display for Grouped {
     }
 }
 
+/// `(1 more function)`, `(1,980 more functions)`: what a table leaves out.
+pub(crate) fn more_functions(count: usize) -> String {
+    let functions = if count == 1 { "function" } else { "functions" };
+    format!("({} more {functions})", Grouped(count as u64))
+}
+
 /// Whether a terminal or a reader could be deceived by this character: control characters, and those
 /// that change the direction of the text or have no width.
 pub(crate) fn is_deceptive(c: char) -> bool {
@@ -80,6 +86,12 @@ mod tests {
     fn thousands_are_separated() {
         let texts = [0, 999, 1_000, 12_345, 999_999, 1_000_000].map(|nr| Grouped(nr).to_string());
         assert_eq!(texts, ["0", "999", "1,000", "12,345", "999,999", "1,000,000"]);
+    }
+
+    #[test]
+    fn one_function_is_singular() {
+        assert_eq!(more_functions(1), "(1 more function)");
+        assert_eq!(more_functions(1_980), "(1,980 more functions)");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::ProgramAttachType;
-use moonscope_process::Pid;
+use moonscope_process::{Pid, counted};
 use moonscope_unwind::abi;
 
 use crate::breakpoints::set::Way;
@@ -372,20 +372,22 @@ impl Collector for Alloc {
             return lines;
         }
         lines.push(format!(
-            "alloc: {} calls that allocate and {} that free: {} hits of probes in {}",
-            work.calls - work.frees,
-            work.frees,
-            work.hits,
+            "alloc: {} and {}: {} of probes in {}",
+            counted(work.calls - work.frees, "allocation"),
+            counted(work.frees, "free"),
+            counted(work.hits, "hit"),
             self.placed.files(),
         ));
-        for (count, what) in [
+        for (count, one, what) in [
             (
                 work.unfollowed,
-                "allocations found no room, or were returned in an unknown way: they count as freed at once",
+                "allocation",
+                "found no room, or returned in an unknown way: counted as freed at once",
             ),
             (
                 work.abandoned,
-                "calls were left in a way that no probe sees (an exception, longjmp): they count as failed",
+                "call",
+                "left in a way that no probe sees (an exception, longjmp): counted as failed",
             ),
             (
                 work.missed,
@@ -398,7 +400,7 @@ impl Collector for Alloc {
             ),
         ] {
             if count > 0 {
-                lines.push(format!("alloc: {count} {what}"));
+                lines.push(format!("alloc: {} {what}", counted(count, one)));
             }
         }
         lines

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use libbpf_rs::{MapCore, MapFlags};
+use moonscope_process::counted;
 use moonscope_unwind::abi;
 
 use crate::clock::{Clock, max_rate, possible_cpus};
@@ -204,15 +205,14 @@ impl Collector for LuaAlloc {
     }
 
     fn how(&self) -> String {
-        let mut how = format!("by gc.total, {} looks a second by cpu-clock", self.hz);
+        let mut how = format!("by gc.total, {} a second by cpu-clock", counted(self.hz, "look"));
         if !self.heaps.is_empty() {
             let bytes: i64 = self.heaps.values().map(Heap::allocated).sum();
             let mebibytes = bytes as f64 / f64::from(1 << 20);
-            let vms = self.heaps.len();
-            let ending = if vms == 1 { "" } else { "s" };
+            let vms = counted(self.heaps.len(), "VM");
             let is_too_fast = self.heaps.values().any(Heap::is_too_fast);
             let least = if is_too_fast { "at least " } else { "" };
-            how += &format!(": {least}{mebibytes:.1} MiB in {vms} VM{ending}");
+            how += &format!(": {least}{mebibytes:.1} MiB in {vms}");
             let unseen: i64 = self.heaps.values().map(Heap::unseen).sum();
             if unseen > 0 {
                 let unseen = unseen as f64 / f64::from(1 << 20);

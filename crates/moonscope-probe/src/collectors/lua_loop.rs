@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use libbpf_rs::{MapCore, MapFlags};
+use moonscope_process::counted;
 use moonscope_unwind::abi;
 
 use crate::clock::{Clock, max_rate};
@@ -172,9 +173,9 @@ impl Collector for LuaLoop {
 
     fn how(&self) -> String {
         format!(
-            "of {} ms and more, by epoll_wait, looked at {} times a second by cpu-clock",
+            "of {} ms and more, by epoll_wait, looked at {} a second by cpu-clock",
             self.threshold as f64 / 1e6,
-            self.hz
+            counted(self.hz, "time")
         )
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags};
 use moonscope_luajit::{GcMode, LuaState};
-use moonscope_process::ProcessMemory;
+use moonscope_process::{ProcessMemory, counted};
 use moonscope_unwind::abi;
 
 use crate::collector::{Collector, Column, Programs, stacks_in};
@@ -196,8 +196,7 @@ impl Collector for LuaWait {
     }
 
     fn how(&self) -> String {
-        let ending = if self.probed == 1 { "" } else { "s" };
-        let mut how = format!("by probes in {} LuaJIT{ending}", self.probed);
+        let mut how = format!("by probes in {}", counted(self.probed, "LuaJIT"));
         for why in &self.refused {
             how += &format!("; not in one, as {why}");
         }

@@ -16,7 +16,7 @@ mod usdt;
 use std::collections::{BTreeMap, BTreeSet};
 
 use libbpf_rs::{Link, MapCore, MapFlags};
-use moonscope_process::Pid;
+use moonscope_process::{Pid, counted};
 use moonscope_unwind::abi;
 
 use crate::breakpoints::files::TargetFiles;
@@ -28,7 +28,7 @@ use crate::object::add_spare_scratches;
 use crate::processes::monotonic_now;
 use crate::session::Scope;
 use crate::skeleton::{MoonscopeSkel, OpenMoonscopeSkel};
-use announcement::{announcement, counted, counted_as};
+use announcement::announcement;
 use attach::{CALL, EXIT, PROGRAM_ENDS, RAW, RETURN, THREAD_ENDS, TRACEPOINT};
 use open_calls::OpenCall;
 use plan::{Asked, At, Plan, Returns, Site};
@@ -374,7 +374,7 @@ impl Collector for Probe {
         if self.not_followed > 0 {
             how.push_str(&format!(
                 "; {} came later and could not be probed",
-                counted_as(self.not_followed as usize, "process", "processes")
+                counted(self.not_followed, "process")
             ));
         }
         how

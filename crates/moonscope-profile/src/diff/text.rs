@@ -6,7 +6,7 @@ use super::Comparison;
 use crate::error::WriteError;
 use crate::options::readable_unit;
 use crate::table::Shares;
-use crate::text::{Grouped, visible};
+use crate::text::{Grouped, more_functions, visible};
 
 /// Functions in each direction.
 const MAX_FUNCTIONS: usize = 30;
@@ -123,12 +123,7 @@ fn section(
         )?;
     }
     if order.len() > MAX_FUNCTIONS {
-        writeln!(
-            out,
-            "{:>79}  ({} more functions)",
-            "",
-            order.len() - MAX_FUNCTIONS
-        )?;
+        writeln!(out, "{:>79}  {}", "", more_functions(order.len() - MAX_FUNCTIONS))?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use moonscope_nginx::{Request, Worker};
+use moonscope_process::counted;
 use serde_json::{Value, json};
 
 use super::table::{Table, age};
@@ -125,17 +126,14 @@ impl Show for RequestsArgs {
         } else {
             table.to_string()
         };
-        let plural = |count: usize| if count == 1 { "" } else { "s" };
         lines += &format!(
-            "{} request{} in {} worker{}\n",
-            all.len(),
-            plural(all.len()),
-            workers.len(),
-            plural(workers.len())
+            "{} in {}\n",
+            counted(all.len(), "request"),
+            counted(workers.len(), "worker")
         );
         if multiplexed > 0 {
-            lines +=
-                &format!("{multiplexed} connections with HTTP/2 or HTTP/3, whose requests are not shown\n");
+            let connections = counted(multiplexed, "connection");
+            lines += &format!("{connections} with HTTP/2 or HTTP/3, whose requests are not shown\n");
         }
         if torn > 0 {
             lines += &format!("{torn} changed while they were read and are left out\n");

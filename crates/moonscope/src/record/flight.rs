@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use moonscope_probe::Session;
+use moonscope_process::counted;
 
 use super::interval::{Clock, ENDING, rest};
 use super::parts::{Part, Parts};
@@ -195,7 +196,8 @@ impl Flight<'_> {
                 .push(format!("triggered by {}", happened.what));
             if early > 0 {
                 let note = format!(
-                    "the time before is shorter than asked for: {early} pieces found no room in memory"
+                    "the time before is shorter than asked for: {} found no room in memory",
+                    counted(early, "piece")
                 );
                 first.recording.notes.push(note);
             }

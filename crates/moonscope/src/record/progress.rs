@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moonscope_probe::Session;
+use moonscope_process::counted;
 
 /// A line on stderr that is written over.
 pub struct Progress {
@@ -52,10 +53,11 @@ impl Progress {
             .map(|limit| format!(" of {:.0}", limit.as_secs_f64()))
             .unwrap_or_default();
         self.bar.set_message(format!(
-            "{:.1}{limit} s  {samples} samples  {} lost  {processes} process{}  (Ctrl-C ends and writes)",
+            "{:.1}{limit} s  {}  {} lost  {}  (Ctrl-C ends and writes)",
             elapsed.as_secs_f64(),
+            counted(samples, "sample"),
             ticks.lost(),
-            if processes == 1 { "" } else { "es" },
+            counted(processes, "process"),
         ));
         self.bar.tick();
     }

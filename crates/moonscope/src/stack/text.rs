@@ -7,7 +7,7 @@ use moonscope_luajit::GcMode;
 use moonscope_luajit::coroutines::{CoroutineStatus, ListEnd};
 use moonscope_probe::live::{LiveStack, LiveThread, LiveVm};
 use moonscope_process::thread::Place;
-use moonscope_process::visible;
+use moonscope_process::{counted, visible};
 use moonscope_profile::FrameKind;
 
 use super::report::{Group, Report, ShownFrame};
@@ -230,9 +230,4 @@ fn coroutines(out: &mut String, report: &Report, group: &Group<'_>) {
         }
         None => stack(out, report, first.stack),
     }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{s}")
 }

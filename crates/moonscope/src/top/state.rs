@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use moonscope_process::counted;
 use moonscope_profile::{Grouping, PluginPaths, Profile, Summary, ValueType, WriteOptions};
 
 use super::branches::{Branches, Line};
@@ -323,8 +324,10 @@ impl State {
         match accounting.fired {
             0 => "nothing happened".to_owned(),
             fired => format!(
-                "no samples: of {fired} ticks {} found an idle CPU, {} something else   (-e offcpu shows what waits)",
-                accounting.idle, accounting.filtered
+                "no samples: of {} {} found an idle CPU, {} something else   (-e offcpu shows what waits)",
+                counted(fired, "tick"),
+                accounting.idle,
+                accounting.filtered
             ),
         }
     }

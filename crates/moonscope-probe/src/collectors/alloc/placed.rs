@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use libbpf_rs::Link;
-use moonscope_process::{Executable, Pid, Process, list};
+use moonscope_process::{Executable, Pid, Process, counted, list};
 use rustc_hash::FxHashMap;
 
 use super::allocator::Allocator;
@@ -210,8 +210,8 @@ impl Placed {
     pub fn announce(&self) -> Vec<String> {
         let lines = self.names.iter().map(|(name, functions)| {
             format!(
-                "{} functions in {name}: {}",
-                functions.len(),
+                "{} in {name}: {}",
+                counted(functions.len(), "function"),
                 functions.join(", ")
             )
         });

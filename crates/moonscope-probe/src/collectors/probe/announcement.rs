@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use moonscope_process::counted;
+
 use super::plan::{At, Plan, Returns, Site};
 use crate::breakpoints::cost::{self, Cost};
 
@@ -42,7 +44,7 @@ pub fn announcement(plan: &Plan, returns: Returns, is_by_process: bool) -> Vec<S
         if is_by_process {
             lines.push(format!(
                 "{file} is mapped by {} too: only those asked for are probed, and their children from shortly after they begin",
-                counted_as(others, "other process", "other processes")
+                counted(others, "other process")
             ));
         }
     }
@@ -86,14 +88,4 @@ fn estimate<'a>(users: impl Iterator<Item = &'a Site>) -> Option<String> {
         most / 1000.0,
         most * CALLS / 1e9 * 100.0
     ))
-}
-
-/// `3 places`
-pub fn counted(count: usize, what: &str) -> String {
-    counted_as(count, what, &format!("{what}s"))
-}
-
-/// The same of an irregular word.
-pub fn counted_as(count: usize, one: &str, several: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { several })
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use moonscope_process::counted;
 use moonscope_unwind::abi;
 
 /// How long, or why that is not known.
@@ -114,17 +115,20 @@ fn others(title: &str, counts: &BTreeMap<Latency, u64>) -> Vec<String> {
         .iter()
         .filter(|(latency, _)| !matches!(latency, Latency::From(_)));
     untimed
-        .map(|(latency, count)| match latency {
-            Latency::NotSeen => format!(
-                "the return of {count} calls of {title} was not seen: this kernel has no room for more at a time (kretprobe)"
-            ),
-            Latency::Left => {
-                format!("{count} calls of {title} did not return: their time is in their callers'")
+        .map(|(latency, &count)| {
+            let calls = counted(count, "call");
+            match latency {
+                Latency::NotSeen => format!(
+                    "the return of {calls} of {title} was not seen: this kernel has no room for more at a time (kretprobe)"
+                ),
+                Latency::Left => {
+                    format!("{calls} of {title} did not return: the time of it is in that of its caller")
+                }
+                Latency::TooDeep => {
+                    format!("{calls} of {title} inside of too many others: the time of it is in that of its caller")
+                }
+                _ => format!("{calls} of {title} not over yet"),
             }
-            Latency::TooDeep => {
-                format!("{count} calls of {title} were inside of too many: their time is in their callers'")
-            }
-            _ => format!("{count} calls of {title} last still"),
         })
         .collect()
 }

@@ -85,8 +85,13 @@ fn accounted(accounting: &Accounting) -> String {
         _ => "0 cut".to_owned(),
     };
     format!(
-        "{} samples: {} complete, {cut}; {} lost; {} unexplained",
+        "{} {}: {} complete, {cut}; {} lost; {} unexplained",
         Grouped(accounting.kept()),
+        if accounting.kept() == 1 {
+            "sample"
+        } else {
+            "samples"
+        },
         Grouped(accounting.complete),
         Grouped(accounting.lost_total()),
         accounting.unexplained(),
