@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use moonscope_process::Executable;
-use moonscope_unwind::{RuleSet, Table, abi};
+use moonscope_process::{Executable, visible};
+use moonscope_unwind::{RuleSet, Table, TableStats, UnwindError, abi};
 
 use crate::executables::ExecutableId;
 use crate::limits::MAX_NEW_RULES;
@@ -20,6 +20,8 @@ pub struct Built {
     pub id: ExecutableId,
     /// The table; `Ok(None)`: the file has no unwind information.
     pub table: Result<Option<Table>, NoTable>,
+    /// What is wrong with the unwind information of a file that has some.
+    pub damage: Option<String>,
     /// LuaJIT in it.
     pub lua: LuaBuildsFound,
     /// Rules that no earlier build used. They continue the list of all rules.
@@ -29,24 +31,26 @@ pub struct Built {
 }
 
 /// Why a file has no table; it is walked through in user space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoTable {
-    /// Its unwind information cannot be read.
-    Unreadable,
+    /// Its unwind information cannot be read, and why.
+    Unreadable(String),
     /// Its rules are too many for it alone, or with those of all other files.
     TooManyRules,
 }
 
-/// Builds the table of a file, with its LuaJIT, and adds to the rules and layouts of all.
+/// Builds the table of a file, with its LuaJIT, and adds to the rules and layouts of all. Counts in `stats` what the file
+/// contains.
 pub fn build(
     file: &Executable,
     rules: &mut RuleSet,
     lua: &mut LuaBuilds,
+    stats: &mut TableStats,
 ) -> Result<(Option<Table>, LuaBuildsFound), NoTable> {
     let (before, refused, layouts) = (rules.len(), rules.refused(), lua.len());
-    let data = file.data().map_err(|_| NoTable::Unreadable)?;
+    let data = file.data().map_err(|err| NoTable::Unreadable(err.to_string()))?;
     let mut found = LuaBuildsFound::default();
-    let table = Table::build(&data, rules).map(|mut table| {
+    let table = Table::build_counting(&data, rules, stats).map(|mut table| {
         if let Some(table) = &mut table {
             found = lua.add(&data, table, rules);
         }
@@ -57,7 +61,8 @@ pub fn build(
         lua.truncate(layouts);
         return Err(NoTable::TooManyRules);
     }
-    Ok((table.map_err(|_| NoTable::Unreadable)?, found))
+    let unreadable = |err: UnwindError| NoTable::Unreadable(format!("{}: {err}", visible(file.path())));
+    Ok((table.map_err(unreadable)?, found))
 }
 
 /// The thread and the way to it.
@@ -79,13 +84,15 @@ impl Builder {
             // the first rules are in every set
             let (mut rules_sent, mut layouts_sent) = (0, 0);
             for (id, file) in incoming {
-                let (table, found) = match build(&file, &mut rules, &mut lua) {
+                let mut stats = TableStats::default();
+                let (table, found) = match build(&file, &mut rules, &mut lua, &mut stats) {
                     Ok((table, found)) => (Ok(table), found),
                     Err(reason) => (Err(reason), LuaBuildsFound::default()),
                 };
                 let built = Built {
                     id,
                     table,
+                    damage: stats.damage(),
                     lua: found,
                     new_rules: rules.as_slice()[rules_sent..].to_vec(),
                     new_layouts: lua.layouts().skip(layouts_sent).collect(),

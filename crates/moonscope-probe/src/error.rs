@@ -25,6 +25,12 @@ pub enum ProbeError {
         /// The limit.
         kib: u64,
     },
+    /// The limit of open files is too low for the events, maps and programs.
+    #[error("too few files may be open at a time: {limit}")]
+    TooManyFiles {
+        /// The limit.
+        limit: u64,
+    },
     /// The kernel has no type information of itself, which CO-RE needs, and no file has it either.
     #[error("this kernel gives no type information (BTF) in /sys/kernel/btf/vmlinux: {reason}")]
     NoBtf {
@@ -205,7 +211,20 @@ pub enum ProbeError {
 const SETCAP: &str = "use sudo, or give moonscope the capabilities it needs:\n\
     setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search,cap_checkpoint_restore+ep $(which moonscope)";
 
+/// Open files that are enough for a recording of most machines.
+const ENOUGH_FILES: u64 = 4096;
+
 impl ProbeError {
+    /// The same error; [`ProbeError::TooManyFiles`] if the kernel answered EMFILE, whatever was tried.
+    #[must_use]
+    pub fn or_file_limit(self) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        match limit.filter(|_| is_file_limit(&self)) {
+            Some(limit) => Self::TooManyFiles { limit },
+            None => self,
+        }
+    }
+
     /// What the user can do, in one or more lines.
     pub fn remedy(&self) -> Option<String> {
         match self {
@@ -220,6 +239,11 @@ impl ProbeError {
                 "use sudo, or start moonscope with: ulimit -l unlimited, or give it CAP_SYS_RESOURCE too (Linux 5.11 and later need none of it)"
                     .into(),
             ),
+            Self::TooManyFiles { limit } => Some(format!(
+                "raise the limit: ulimit -n {enough} (of a service: LimitNOFILE={enough}); each CPU, each event and each file\n\
+                 that is mapped takes one",
+                enough = ENOUGH_FILES.max(limit * 4)
+            )),
             Self::NoBtf { .. } => Some(
                 "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (all current distributions have it); in a container, mount the host's /sys"
                     .into(),
@@ -275,6 +299,7 @@ impl ProbeError {
             Self::NotPermitted { .. }
                 | Self::Paranoid { .. }
                 | Self::Memlock { .. }
+                | Self::TooManyFiles { .. }
                 | Self::NoBtf { .. }
                 | Self::LockedDown
                 | Self::Cpus { .. }
@@ -288,5 +313,54 @@ impl ProbeError {
                 | Self::OldKernel { .. }
                 | Self::NotToldApart { .. }
         )
+    }
+}
+
+/// libbpf-rs has its errors in no other form than their text.
+fn is_file_limit(err: &dyn std::error::Error) -> bool {
+    let is_it = |err: &dyn std::error::Error| {
+        let text = err.to_string();
+        text.contains(&format!("(os error {})", libc::EMFILE)) || text.contains("-EMFILE")
+    };
+    let mut cause = Some(err);
+    while let Some(err) = cause {
+        if is_it(err) {
+            return true;
+        }
+        cause = err.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_of_open_files_is_told_as_such_wherever_it_shows() {
+        let limit = || io::Error::from_raw_os_error(libc::EMFILE);
+        for err in [
+            ProbeError::Attach {
+                program: "cpu_tick",
+                source: libbpf_rs::Error::from_raw_os_error(libc::EMFILE),
+            },
+            ProbeError::Map {
+                map: "events",
+                source: io::Error::other(limit()),
+            },
+            ProbeError::Clock {
+                cpu: 3,
+                source: limit(),
+            },
+        ] {
+            let err = err.or_file_limit();
+            assert!(matches!(err, ProbeError::TooManyFiles { .. }), "{err}");
+            assert!(err.remedy().unwrap_or_default().contains("ulimit -n"), "{err}");
+        }
+        let other = ProbeError::Clock {
+            cpu: 3,
+            source: io::Error::from_raw_os_error(libc::ENODEV),
+        };
+        assert!(matches!(other.or_file_limit(), ProbeError::Clock { .. }));
     }
 }

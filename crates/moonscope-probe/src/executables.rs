@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moonscope_process::{
-    Executable, ExecutableData, ExecutableKey, Mapping, MappingName, Pid, ProcessError, read_maps,
+    Executable, ExecutableData, ExecutableKey, Mapping, MappingName, Pid, ProcessError, read_maps, visible,
 };
 use moonscope_unwind::{Table, UnwindData};
 use rustc_hash::FxHashMap;
 
 use crate::builder::{Builder, Built, NoTable};
+use crate::file_problems::FileProblems;
 use crate::limits::{KEEP_UNWIND_DATA, MAX_REASONS, ROOM_REST};
 use crate::lua::LuaBuild;
 use crate::numbered::Numbered;
@@ -130,6 +131,8 @@ pub struct Executables {
     pub counts: TableCounts,
     /// LuaJITs that cannot be read, and why.
     pub lua_refused: Vec<String>,
+    /// Files of which something could not be used.
+    pub problems: FileProblems,
     /// A file with LuaJIT was met since this was last asked.
     pub has_new_lua: bool,
 }
@@ -145,6 +148,7 @@ impl Executables {
             clock: 0,
             counts: TableCounts::default(),
             lua_refused: Vec::new(),
+            problems: FileProblems::default(),
             has_new_lua: false,
         })
     }
@@ -319,6 +323,10 @@ impl Executables {
                 self.lua_refused.push(reason);
             }
         }
+        if let Some(damage) = built.damage {
+            let path = self.entries[built.id.0].file.path();
+            self.problems.add(format!("{}: {damage}", visible(path)));
+        }
         self.has_new_lua |= !built.lua.builds.is_empty();
         self.entries[built.id.0].lua = built.lua.builds;
         let TableState::Ordered(slot) = self.entries[built.id.0].table else {
@@ -342,7 +350,10 @@ impl Executables {
             }
             Err(why) => {
                 match why {
-                    NoTable::Unreadable => self.counts.unusable += 1,
+                    NoTable::Unreadable(why) => {
+                        self.counts.unusable += 1;
+                        self.problems.add(why);
+                    }
                     NoTable::TooManyRules => self.counts.too_many_rules += 1,
                 }
                 TableState::Refused(slot)

@@ -48,11 +48,22 @@ impl Generation {
     }
 }
 
-/// The executable ones of a process's mappings, their files opened. The second value counts files that
-/// could not be.
-pub fn code_mappings(pid: Pid, maps: &[Mapping], executables: &mut Executables) -> (Vec<CodeMapping>, u64) {
+/// The executable mappings of a process, their files opened.
+#[derive(Debug, Default)]
+pub struct CodeMappings {
+    /// In the order of their addresses.
+    pub mappings: Vec<CodeMapping>,
+    /// No file could be opened, as we may not look at this process.
+    pub is_refused: bool,
+    /// Files that could not be opened as too many are open.
+    pub over_file_limit: u64,
+}
+
+/// The executable ones of a process's mappings, their files opened. What is wrong with a file is told of the files.
+pub fn code_mappings(pid: Pid, maps: &[Mapping], executables: &mut Executables) -> CodeMappings {
     let mut found = Vec::new();
-    let mut not_opened = 0;
+    let mut refused = Vec::new();
+    let mut over_file_limit = 0;
     for mapping in maps
         .iter()
         .filter(|mapping| mapping.executable && mapping.name != MappingName::Vsyscall)
@@ -73,13 +84,28 @@ pub fn code_mappings(pid: Pid, maps: &[Mapping], executables: &mut Executables) 
                         code.executable = Some(id);
                     }
                 }
-                Err(_) => not_opened += 1,
+                Err(err) if err.is_permission() => refused.push(err),
+                Err(err) if err.is_file_limit() => over_file_limit += 1,
+                // it changes at this moment, and will be looked at again
+                Err(err) if err.is_passing() => {}
+                Err(err) => executables.problems.add(err.to_string()),
             }
         }
         found.push(code);
     }
     found.truncate(abi::MS_MAX_MAPPINGS as usize);
-    (found, not_opened)
+    let is_refused = !refused.is_empty() && found.iter().all(|mapping| mapping.executable.is_none());
+    if !is_refused {
+        // some files only: not the process is protected, but they are (a file system of FUSE, say)
+        for err in refused {
+            executables.problems.add(err.to_string());
+        }
+    }
+    CodeMappings {
+        mappings: found,
+        is_refused,
+        over_file_limit,
+    }
 }
 
 /// A mapping of which only a record is left.

@@ -194,7 +194,7 @@ pub const LUA_SCAN: ScanBudget = ScanBudget {
     vms: MAX_LUA_VMS,
 };
 
-/// Reasons why LuaJITs cannot be read that are told.
+/// Reasons why LuaJITs cannot be read that are told, and things that are wrong with files.
 pub const MAX_REASONS: usize = 64;
 
 /// What is known of stacks, files, processes and Lua functions is looked through for what nobody needs any more when it

@@ -158,7 +158,7 @@ impl LiveProcess {
         let start = Instant::now();
         let process = Process::find(pid)?;
         let maps = read_maps(pid)?;
-        let (mappings, _) = code_mappings(pid, &maps, files.executables());
+        let mappings = code_mappings(pid, &maps, files.executables()).mappings;
         let generation = Generation {
             number: 1,
             process: ProcessId(0),

@@ -11,6 +11,7 @@ use moonscope_unwind::abi;
 use crate::clock::possible_cpus;
 use crate::collector::{AnyCollector, Programs, is_program};
 use crate::error::ProbeError;
+use crate::file_limit;
 use crate::kernel_types::preempts_tracepoints;
 use crate::limits::Limits;
 use crate::memlock;
@@ -95,6 +96,9 @@ pub(crate) fn add_spare_scratches(open: &mut OpenMoonscopeSkel<'static>) -> Resu
         .set_max_entries(cpus * (SCRATCH_LEVELS + SPARE_SCRATCHES))
 }
 
+/// Files that libbpf opens besides maps and programs: type information, and what it tries the kernel's features with.
+const FILES_WHILE_LOADING: usize = 8;
+
 /// The loaded object. Programs are detached and maps freed when it is dropped.
 pub struct Object {
     pub(crate) skel: MoonscopeSkel<'static>,
@@ -119,6 +123,7 @@ impl Object {
             // the other loop does not change what is missing
             ProbeError::NotPermitted { .. }
             | ProbeError::Memlock { .. }
+            | ProbeError::TooManyFiles { .. }
             | ProbeError::NoBtf { .. }
             | ProbeError::LockedDown => Err(first),
             _ => Self::load_with(WalkLoop::PlainLoop, settings, limits, collectors),
@@ -148,9 +153,10 @@ impl Object {
             },
             _ if messages.mention_refused_kernel_reads() => ProbeError::LockedDown,
             _ if messages.mention("EMFILE") => ProbeError::Io {
-                what: "cannot load BPF programs (raise `ulimit -n`)",
+                what: "cannot load BPF programs",
                 source: std::io::Error::from_raw_os_error(libc::EMFILE),
-            },
+            }
+            .or_file_limit(),
             _ => ProbeError::Load {
                 reason: messages.last_words(&err),
             },
@@ -241,6 +247,10 @@ impl Object {
                 .map_err(&refused)?;
         }
 
+        let object = open.open_object();
+        let maps = object.maps().filter(|map| map.autocreate()).count();
+        let programs = object.progs().filter(|program| program.autoload()).count();
+        file_limit::check(maps + programs + FILES_WHILE_LOADING)?;
         let skel = open.load().map_err(&refused)?;
         Ok(Self {
             skel,

@@ -2,7 +2,7 @@
 
 mod forget;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
 use crate::executables::Executables;
-use crate::generation::{CodeMapping, Generation, code_mappings, exec_vm, seen_mapping};
+use crate::generation::{CodeMapping, CodeMappings, Generation, code_mappings, exec_vm, seen_mapping};
 use crate::limits::{KEPT_GENERATIONS, ROOM_REST};
 use crate::numbered::Numbered;
 use crate::published::Published;
@@ -95,14 +95,12 @@ impl Known {
 pub struct ProcessCounts {
     /// Processes that ended before their mappings could be read.
     pub ended_early: u64,
-    /// Processes whose mappings may not be read.
-    pub not_permitted: u64,
     /// No room in the array of mappings or in the map of processes.
     pub no_room: u64,
     /// Processes known only by records of what they mapped.
     pub from_records: u64,
-    /// Files of executable mappings that could not be opened.
-    pub files_not_opened: u64,
+    /// Files of executable mappings that could not be opened as too many were open.
+    pub over_file_limit: u64,
     /// Generated code was met in more processes than perf maps are held open of.
     pub perf_maps_not_held: u64,
     /// How often mappings were read.
@@ -117,6 +115,8 @@ pub struct Processes {
     last_generation: u64,
     /// Whose mappings changed since this was last taken.
     changed: Vec<Pid>,
+    /// Those that we may not look at: their mappings, or none of the files that they map.
+    pub refused: BTreeSet<Pid>,
     /// What happened.
     pub counts: ProcessCounts,
 }
@@ -130,6 +130,7 @@ impl Processes {
             infos: Numbered::default(),
             last_generation: 0,
             changed: Vec::new(),
+            refused: BTreeSet::new(),
             counts: ProcessCounts::default(),
         }
     }
@@ -251,7 +252,7 @@ impl Processes {
         self.counts.scans += 1;
         let outcome = self.try_scan(pid, executables, store);
         match &outcome {
-            Err(err) if err.is_permission() => self.counts.not_permitted += 1,
+            Err(err) if err.is_permission() => drop(self.refused.insert(pid)),
             Err(_) => self.counts.ended_early += 1,
             Ok(()) => {}
         }
@@ -267,8 +268,15 @@ impl Processes {
         let process = Process::find(pid)?;
         let read_at = monotonic_now();
         let maps = read_maps(pid)?;
-        let (mappings, not_opened) = code_mappings(pid, &maps, executables);
-        self.counts.files_not_opened += not_opened;
+        let CodeMappings {
+            mappings,
+            is_refused,
+            over_file_limit,
+        } = code_mappings(pid, &maps, executables);
+        self.counts.over_file_limit += over_file_limit;
+        if is_refused {
+            self.refused.insert(pid);
+        }
         let is_other =
             |known: &Known| known.has_ended || known.start.is_some_and(|start| start != process.start);
         if self.known.get(&pid).is_some_and(is_other) {

@@ -1,8 +1,12 @@
 //! What a recording says of itself: what became of every tick and of everything else that was measured.
 
+use std::collections::BTreeSet;
+
+use moonscope_process::Pid;
 use moonscope_unwind::abi;
 
 use crate::executables::TableCounts;
+use crate::file_problems::FileProblems;
 use crate::lua::LuaCounts;
 use crate::processes::ProcessCounts;
 use crate::received::Received;
@@ -132,6 +136,10 @@ pub struct Totals {
     pub table_bytes: usize,
     /// Processes.
     pub processes: ProcessCounts,
+    /// Processes that we may not look at: their stacks are cut.
+    pub refused: BTreeSet<Pid>,
+    /// Files of which something could not be used.
+    pub problems: FileProblems,
     /// Records of new mappings that were lost: samples shortly after them may be cut.
     pub mapping_records_lost: u64,
     /// Lua.
@@ -148,6 +156,8 @@ impl Totals {
             tables,
             table_bytes,
             processes,
+            refused,
+            problems,
             mapping_records_lost,
             lua,
         } = next;
@@ -161,6 +171,8 @@ impl Totals {
         self.tables = tables;
         self.table_bytes = table_bytes;
         self.processes = processes;
+        self.refused = refused;
+        self.problems = problems;
         self.mapping_records_lost = mapping_records_lost;
         self.lua = lua;
     }

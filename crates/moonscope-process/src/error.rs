@@ -101,6 +101,21 @@ impl ProcessError {
         }
     }
 
+    /// True if it could not be opened because too many files are open (`ulimit -n`, or fs.file-max).
+    pub fn is_file_limit(&self) -> bool {
+        match self {
+            Self::CannotOpen { cause, .. } | Self::Io { cause, .. } => {
+                matches!(cause.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+            }
+            _ => false,
+        }
+    }
+
+    /// True if the process, or what it maps, changed at the very moment: a second look will see something else.
+    pub fn is_passing(&self) -> bool {
+        self.is_gone() || matches!(self, Self::FileGone { reason, .. } if *reason == REMAPPED)
+    }
+
     /// Sorts an error of reading below `/proc/PID`; `what` as in [`ProcessError::NotPermitted`].
     pub(crate) fn from_proc(pid: Pid, what: &'static str, cause: io::Error) -> Self {
         match cause.raw_os_error() {
@@ -115,6 +130,9 @@ impl ProcessError {
         }
     }
 }
+
+/// Why a file of a mapping is gone, if the mapping is.
+pub(crate) const REMAPPED: &str = "something else is mapped there now";
 
 /// The kernel's answer as part of a sentence: lower case, without the number that the standard library
 /// adds.

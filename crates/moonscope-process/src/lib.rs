@@ -36,7 +36,7 @@ pub use maps::{Mapping, MappingName, read_maps};
 pub use memory::{BufferMemory, ProcessMemory, RemoteMemory};
 pub use perf_map::PerfMap;
 pub use process::{Namespaces, Process, StartTime};
-pub use root::open_in_root;
+pub use root::{is_dir_in_root, open_in_root};
 pub use thread::Thread;
 pub use visible::{Visible, visible};
 

@@ -6,6 +6,7 @@
 //! the process, and what is found there is compared with the mapping.
 
 use crate::elf::ReadAt;
+use crate::error::REMAPPED;
 use crate::maps::{Mapping, MappingName, read_maps};
 use crate::memory::{ProcessMemory, RemoteMemory};
 use crate::process_state::id_with_memory;
@@ -26,8 +27,13 @@ pub(crate) fn open(
         Ok(file) => return Ok(file),
         Err(err) => err,
     };
+    // EACCES: we may not look at this process at all (proc_map_files_lookup, fs/proc/base.c); where only the capability for
+    // `map_files` is missing it is EPERM
+    let is_refused = matches!(&first, ProcessError::NotPermitted { cause, .. }
+        if cause.raw_os_error() == Some(libc::EACCES));
     open_by_path(pid, mapping, path, root).map_err(|second| match second {
         ProcessError::CannotOpen { .. } if first.is_gone() => first,
+        ProcessError::FileGone { .. } if is_refused => first,
         second => second,
     })
 }
@@ -45,14 +51,11 @@ fn open_mapped(pid: Pid, mapping: &Mapping, path: &Path) -> Result<File, Process
     // on the kernel). What must not be: another file was mapped at the same place since.
     match read_maps(pid)?.iter().any(|now| now == mapping) {
         true => Ok(file),
-        false => {
-            let reason = "something else is mapped there now";
-            Err(ProcessError::FileGone {
-                pid,
-                path: path.to_owned(),
-                reason,
-            })
-        }
+        false => Err(ProcessError::FileGone {
+            pid,
+            path: path.to_owned(),
+            reason: REMAPPED,
+        }),
     }
 }
 

@@ -76,6 +76,15 @@ pub fn open_in_root(pid: Pid, path: &Path) -> Result<File, ProcessError> {
     Root::of(pid)?.open(path)
 }
 
+/// Is there such a directory in the root of a process? Links are resolved inside that root.
+pub fn is_dir_in_root(pid: Pid, path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let is_there =
+        |root: Root| rustix::fs::openat2(root.0.as_fd(), path, flags, Mode::empty(), resolve).is_ok();
+    Root::of(pid).is_ok_and(is_there)
+}
+
 /// Opens a regular file below a directory, as if that were the root.
 pub(crate) fn open_below(root: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<File> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

@@ -12,6 +12,7 @@ use crate::limits::{
 use crate::metered::{Bytes, MeteredReader, with_meter};
 use gimli::SectionId;
 use memmap2::{Mmap, MmapOptions};
+use moonscope_process::counted;
 use std::sync::Arc;
 
 /// One frame: a function and where in it.
@@ -29,6 +30,10 @@ pub(crate) struct Dwarf {
     context: addr2line::Context<MeteredReader>,
     reads_left: u64,
     restarts_left: u32,
+    /// What could not be read, and is not told yet.
+    damage: Option<String>,
+    /// Were all units looked at?
+    was_checked: bool,
 }
 
 impl std::fmt::Debug for Dwarf {
@@ -72,6 +77,8 @@ impl Dwarf {
             context,
             reads_left,
             restarts_left: MAX_DWARF_RESTARTS,
+            damage: None,
+            was_checked: false,
         })
     }
 
@@ -90,9 +97,36 @@ impl Dwarf {
                 frames = self.read_frames(vaddr);
             }
         }
-        let mut frames = frames.unwrap_or_default();
-        frames.reverse();
-        frames
+        // addr2line leaves out a unit that it cannot read, and does not say so
+        let is_unknown = frames.as_ref().is_ok_and(Vec::is_empty);
+        if is_unknown {
+            self.check();
+        }
+        match frames {
+            Ok(mut frames) => {
+                frames.reverse();
+                frames
+            }
+            Err(err) => {
+                // that it costs too much is another matter
+                if self.reads_left > 0 {
+                    self.damage.get_or_insert_with(|| err.to_string());
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Looks whether all units can be read; once.
+    pub(crate) fn check(&mut self) {
+        if !std::mem::replace(&mut self.was_checked, true) {
+            self.damage = broken_units(&self.sections);
+        }
+    }
+
+    /// What could not be read since this was last asked.
+    pub(crate) fn take_damage(&mut self) -> Option<String> {
+        self.damage.take()
     }
 
     fn read_frames(&mut self, vaddr: u64) -> Result<Vec<DwarfFrame>, gimli::Error> {
@@ -119,6 +153,23 @@ fn index(
 ) -> (Result<addr2line::Context<MeteredReader>, gimli::Error>, u64) {
     let work = || addr2line::Context::from_arc_dwarf(Arc::clone(sections));
     with_meter(MAX_DWARF_READS, MAX_DWARF_STACK, work)
+}
+
+/// Units that cannot be read: their abbreviations, their first entry or the head of their line table are damaged.
+fn broken_units(sections: &gimli::Dwarf<MeteredReader>) -> Option<String> {
+    let look = || {
+        let (mut broken, mut first) = (0u64, None);
+        let mut units = sections.units();
+        while let Ok(Some(header)) = units.next() {
+            if let Err(err) = sections.unit(header) {
+                broken += 1;
+                first.get_or_insert(err);
+            }
+        }
+        first.map(|err| format!("{} cannot be read ({err})", counted(broken, "unit")))
+    };
+    let (damage, reads_left) = with_meter(MAX_DWARF_READS, MAX_DWARF_STACK, look);
+    damage.filter(|_| reads_left > 0)
 }
 
 fn read_frames(

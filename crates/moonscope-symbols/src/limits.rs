@@ -95,3 +95,6 @@ pub(crate) const MAX_PERF_MAP: u64 = 256 << 20;
 
 /// Problems told about one executable.
 pub(crate) const MAX_PROBLEMS: usize = 16;
+
+/// And about all.
+pub(crate) const MAX_ALL_PROBLEMS: usize = 256;

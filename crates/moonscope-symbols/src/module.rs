@@ -31,9 +31,7 @@ impl Module {
     pub(crate) fn load(exe: &Executable, options: &SymbolOptions) -> Self {
         let mut module = Self::default();
         if let Err(err) = module.read(exe, options) {
-            module
-                .coverage
-                .problem(format!("{}: {err}", exe.path().display()));
+            module.coverage.problem(err.to_string());
         }
         module
     }
@@ -184,6 +182,10 @@ impl Module {
             let found = self.search(exe, options, &elf);
             self.look_for_dwarf(&elf, found.as_ref());
         }
+        if let Some(dwarf) = &mut self.dwarf {
+            dwarf.check();
+        }
+        self.note_damage();
         self.coverage.clone()
     }
 
@@ -267,8 +269,17 @@ impl Module {
         self.table.bytes() + self.text_bytes + self.dwarf.as_ref().map_or(0, Dwarf::bytes)
     }
 
-    /// Did the DWARF of this file cost more than any honest one?
-    pub(crate) fn note_exhaustion(&mut self) {
+    /// What was damaged or too large so far.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.coverage.problems
+    }
+
+    /// Was the DWARF of this file damaged where it was read, or did it cost more than any honest one?
+    pub(crate) fn note_damage(&mut self) {
+        if let Some(damage) = self.dwarf.as_mut().and_then(Dwarf::take_damage) {
+            let what = format!("damaged DWARF: {damage}: lines and inlined functions are missing");
+            self.coverage.problem(what);
+        }
         if self.dwarf.as_ref().is_some_and(Dwarf::is_exhausted) {
             self.dwarf = None;
             self.coverage

@@ -1,11 +1,12 @@
 //! The face of the crate, and the cache of executables behind it.
 
 use crate::kernel::{Kernel, KernelSymbols};
-use crate::limits::{CACHE_BYTES, CACHE_BYTES_WITH_DWARF, CACHE_FILES};
+use crate::limits::{CACHE_BYTES, CACHE_BYTES_WITH_DWARF, CACHE_FILES, MAX_ALL_PROBLEMS};
 use crate::module::Module;
 use crate::perf_map;
-use moonscope_process::{Executable, ExecutableKey};
+use moonscope_process::{Executable, ExecutableKey, visible};
 use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ pub struct Symbolizer {
     modules: FxHashMap<ExecutableKey, Cached>,
     clock: u64,
     kernel: Kernel,
+    problems: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -103,12 +105,19 @@ impl Symbolizer {
             modules: FxHashMap::default(),
             clock: 0,
             kernel: Kernel::default(),
+            problems: BTreeSet::new(),
         }
     }
 
     /// What is looked for.
     pub fn options(&self) -> &SymbolOptions {
         &self.options
+    }
+
+    /// What was damaged, too large or not the file it should be, of all executables so far: a sentence each that begins with
+    /// the path of the executable, fit for a terminal.
+    pub fn problems(&self) -> &BTreeSet<String> {
+        &self.problems
     }
 
     /// Names of code of an executable, by addresses of the file (ELF virtual addresses; the caller has
@@ -120,7 +129,7 @@ impl Symbolizer {
                 .iter()
                 .map(|&vaddr| module.symbolize(vaddr, options))
                 .collect();
-            module.note_exhaustion();
+            module.note_damage();
             symbols
         })
     }
@@ -166,6 +175,12 @@ impl Symbolizer {
         });
         cached.used = self.clock;
         let result = work(&mut cached.module, options);
+        for problem in cached.module.problems() {
+            if self.problems.len() < MAX_ALL_PROBLEMS {
+                self.problems
+                    .insert(format!("{}: {}", visible(exe.path()), visible(problem)));
+            }
+        }
         self.evict();
         result
     }

@@ -55,6 +55,27 @@ pub struct TableStats {
     pub over_budget: u32,
 }
 
+impl TableStats {
+    /// What is wrong with the unwind information, in words; `None`: nothing.
+    pub fn damage(&self) -> Option<String> {
+        let entries = |count: u32| match count {
+            1 => "1 entry".to_owned(),
+            count => format!("{count} entries"),
+        };
+        let broken = self.broken_entries + self.unsupported.invalid;
+        let parts = [
+            (broken, "cannot be read"),
+            (self.over_budget, "would take more work than honest ones"),
+        ];
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{} {what}", entries(*count)))
+            .collect();
+        (!parts.is_empty()).then(|| format!("its unwind information is damaged: {}", parts.join(", ")))
+    }
+}
+
 /// Rows without an expressible rule, by what was inexpressible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unsupported {
@@ -106,8 +127,16 @@ impl Table {
     /// none of them describes is a hole.
     /// What does not parse or cannot be expressed is counted in [`Table::stats`].
     pub fn build(data: &[u8], rules: &mut RuleSet) -> Result<Option<Table>, UnwindError> {
+        Self::build_counting(data, rules, &mut TableStats::default())
+    }
+
+    /// The same; what the file contained is counted in `stats`, also if that makes no table.
+    pub fn build_counting(
+        data: &[u8],
+        rules: &mut RuleSet,
+        stats: &mut TableStats,
+    ) -> Result<Option<Table>, UnwindError> {
         let sections = sections::find(data)?;
-        let mut stats = TableStats::default();
         let code = &sections.code;
 
         let mut eh_frame = sections.eh_frame.as_ref().map(|section| {
@@ -126,12 +155,12 @@ impl Table {
 
         let mut eh_pieces = Vec::new();
         if let (Some(reader), Some(section)) = (&mut eh_frame, &sections.eh_frame) {
-            let found = reader.entries(Kind::EhFrame, section.exact_end, code, &mut stats);
+            let found = reader.entries(Kind::EhFrame, section.exact_end, code, stats);
             (eh_pieces, stats.overlaps) = pieces::disjoint(found);
         }
         let mut debug_pieces = Vec::new();
         if let Some(reader) = &mut debug_frame {
-            let found = reader.entries(Kind::DebugFrame, true, code, &mut stats);
+            let found = reader.entries(Kind::DebugFrame, true, code, stats);
             let (found, overlaps) = pieces::disjoint(found);
             stats.overlaps += overlaps;
             debug_pieces = pieces::outside(&found, &eh_pieces);
@@ -184,8 +213,8 @@ impl Table {
         for (index, &(piece, source)) in all.iter().enumerate() {
             let row = |at, number| writer.push(at, number);
             match (source, &mut eh_frame, &mut debug_frame, &mut go) {
-                (Source::EhFrame, Some(reader), _, _) => reader.rules(piece, rules, &mut stats, row),
-                (Source::DebugFrame, _, Some(reader), _) => reader.rules(piece, rules, &mut stats, row),
+                (Source::EhFrame, Some(reader), _, _) => reader.rules(piece, rules, stats, row),
+                (Source::DebugFrame, _, Some(reader), _) => reader.rules(piece, rules, stats, row),
                 (Source::Go, _, _, Some(table)) => table.rules(piece, rules, row),
                 (Source::StackEnd, ..) => writer.push(piece.start, fixed::ROOT),
                 _ => writer.push(piece.start, rules.intern(convert::trampoline())),
@@ -204,7 +233,7 @@ impl Table {
             base,
             pages,
             rows,
-            stats,
+            stats: *stats,
             functions,
         }))
     }

@@ -185,6 +185,6 @@ pub fn run(args: ConvertArgs) -> Result<Code, Failure> {
     if options.group.needs_lineage() || !options.plugins.is_empty() {
         profile = profile.with_lineage(&options.plugins);
     }
-    outputs.write_all(&profile)?;
+    outputs.write_all(&profile).complete()?;
     Ok(Code::Done)
 }

@@ -83,6 +83,8 @@ pub fn run(args: DiffArgs) -> Result<Code, Failure> {
     }
     let comparison = Comparison::new(&before, &after, &args.show.options(), args.raw)
         .map_err(|err| Failure::new(Code::Usage, with_causes(&err)))?;
-    outputs.write_each(|format, out| comparison.write(format, out))?;
+    outputs
+        .write_each(|format, out| comparison.write(format, out))
+        .complete()?;
     Ok(Code::Done)
 }

@@ -41,8 +41,8 @@ Examples:
   sudo moonscope doctor --nginx        and what is known of the code of nginx?
   moonscope doctor --json -p $$        the same of this shell, for scripts
 
-Exit status: 0 if recording can work, 3 if something that it needs is missing,
-4 if there is no such target.";
+Exit status: 0 if recording can work, 3 if something that it needs is missing, or the target may not
+be looked at, 4 if there is no such target.";
 
 /// All that the doctor found out.
 #[derive(Serialize)]
@@ -77,7 +77,8 @@ pub fn run(args: DoctorArgs) -> Result<Code, Failure> {
         Err(err) if err.kind() != std::io::ErrorKind::BrokenPipe => return Err(err.into()),
         _ => {}
     }
-    Ok(if report.can_record {
+    let is_refused = report.target.as_ref().is_some_and(|target| target.is_refused);
+    Ok(if report.can_record && !is_refused {
         Code::Done
     } else {
         Code::NotPermitted

@@ -46,6 +46,8 @@ pub struct Failure {
     code: Code,
     what: String,
     remedy: Option<String>,
+    /// What else failed.
+    others: Vec<Failure>,
 }
 
 impl Failure {
@@ -55,7 +57,27 @@ impl Failure {
             code,
             what: what.to_string(),
             remedy: None,
+            others: Vec::new(),
         }
+    }
+
+    /// Both: what the other one says comes after it.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.others.push(other);
+        self
+    }
+
+    /// The same with another exit code.
+    #[must_use]
+    pub fn with_code(mut self, code: Code) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Its exit code.
+    pub fn code(&self) -> Code {
+        self.code
     }
 
     /// Adds what the user can do about it.
@@ -78,10 +100,13 @@ impl Failure {
     }
 
     /// The lines of it.
-    pub fn lines(&self) -> impl Iterator<Item = String> {
+    pub fn lines(&self) -> Vec<String> {
         let what = format!("moonscope: {}", visible(&self.what));
         let remedies = self.remedy.iter().flat_map(|remedy| remedy.lines());
-        std::iter::once(what).chain(remedies.map(|line| format!("  {}", visible(line))))
+        std::iter::once(what)
+            .chain(remedies.map(|line| format!("  {}", visible(line))))
+            .chain(self.others.iter().flat_map(Self::lines))
+            .collect()
     }
 }
 
@@ -98,16 +123,5 @@ impl<E: std::error::Error> From<E> for Failure {
             source = cause.source();
         }
         Self::new(Code::Failed, what)
-    }
-}
-
-/// Prints help to stdout with success, and usage errors to stderr with code 2.
-pub fn usage(err: &clap::Error) -> ExitCode {
-    // A closed pipe (`moonscope --help | head`) is no failure of ours.
-    let _ = err.print();
-    if err.use_stderr() {
-        Code::Usage.into()
-    } else {
-        Code::Done.into()
     }
 }

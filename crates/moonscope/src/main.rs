@@ -1,5 +1,6 @@
 //! The `moonscope` command: arguments, one module per verb, exit codes.
 
+mod capabilities;
 mod convert;
 mod diff;
 mod doctor;
@@ -13,8 +14,9 @@ mod stack;
 mod stack_analyzer;
 mod target;
 mod top;
+mod usage;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use exit::Failure;
 
 /// Shows where a Linux service spends its time: kernel and native code in one stack, without changing it.
@@ -49,7 +51,7 @@ fn main() -> std::process::ExitCode {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(err) => return exit::usage(&err),
+        Err(err) => return usage::report(&err, &Cli::command(), std::env::args_os().skip(1)),
     };
     let outcome = match cli.verb {
         Verb::Record(args) => record::run(*args),

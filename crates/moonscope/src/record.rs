@@ -29,7 +29,7 @@ use clap::builder::PossibleValuesParser;
 use moonscope_profile::{Format, Grouping, PluginPaths, WriteOptions};
 
 use crate::exit::{Code, Failure};
-use crate::output::{Outputs, default_path};
+use crate::output::{Outputs, default_path, is_stream};
 use crate::target::Scope;
 use command::Command;
 use recorder::Recorder;
@@ -146,7 +146,7 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
     if when.writes_many() {
         paths = paths
             .iter()
-            .map(|path| match path.as_os_str() == "-" {
+            .map(|path| match is_stream(path) {
                 true => Ok(path.clone()),
                 false => pattern::pattern(path),
             })
@@ -161,7 +161,14 @@ pub fn run(args: RecordArgs) -> Result<Code, Failure> {
         ..WriteOptions::default()
     };
     let target = args.what.target.resolve()?;
+    args.what.stacks.check_debug_dirs(&target)?;
     check_pid_namespace()?;
+    if target.is_of_nobody() && !args.quiet {
+        crate::exit::tell!(
+            "no process is in {} yet: those that come are recorded",
+            target.what
+        );
+    }
     let stop = Stop::on_signals()?;
     let command = match &target.scope {
         Scope::Command { program, argv } => Some(Command::start(program, argv, command::Files::Ours)?),

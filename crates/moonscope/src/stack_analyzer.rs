@@ -50,7 +50,7 @@ pub fn run(args: StackAnalyzerArgs) -> Result<Code, Failure> {
     let parsed = RecordLine::try_parse_from(std::iter::once("moonscope record".to_owned()).chain(line));
     let record = match parsed {
         Ok(line) => line.args,
-        Err(err) => return Err(usage(err.kind().to_string()).with_remedy(err.render().to_string())),
+        Err(err) => return Err(usage(crate::usage::said(&err)).with_remedy("see moonscope record --help")),
     };
     if let (Some(_), Some(seconds)) = (&asked.trigger, asked.duration) {
         end_after(Duration::from_secs(seconds));
@@ -275,7 +275,7 @@ mod tests {
 
     fn line(arguments: &str) -> Result<String, String> {
         let words: Vec<_> = arguments.split(' ').map(|word| word.replace('~', " ")).collect();
-        let asked = Asked::parse(&words).map_err(|failure| failure.lines().collect::<String>())?;
+        let asked = Asked::parse(&words).map_err(|failure| failure.lines().concat())?;
         Ok(quoted(&asked.record_line()))
     }
 

@@ -1,5 +1,6 @@
 //! Who is looked at: the arguments of a target, and the processes that they mean.
 
+pub mod access;
 mod near;
 mod select;
 
@@ -129,7 +130,7 @@ impl TargetArgs {
     /// Finds out who is meant, and that we may look at it. Words that are no failure go to stderr.
     pub fn resolve(&self) -> Result<Target, Failure> {
         let target = self.find()?;
-        select::check_access(&self.pid)?;
+        access::check(&target, self.is_by_pid())?;
         Ok(target)
     }
 
@@ -190,6 +191,16 @@ impl Target {
                 cgroup::memberships(pid).is_ok_and(|all| all.iter().any(|at| at.is_within(&cgroup.at)))
             }
             Scope::Command { .. } => false,
+        }
+    }
+
+    /// Is it a control group that had no process, and has none now?
+    pub fn is_of_nobody(&self) -> bool {
+        match &self.scope {
+            Scope::Cgroup { cgroup, pids } => {
+                pids.is_empty() && cgroup.pids().is_ok_and(|pids| pids.is_empty())
+            }
+            _ => false,
         }
     }
 

@@ -44,8 +44,8 @@ use terminal::Hold;
 
 const EXAMPLES: &str = "\
 Examples:
-  What the workers of nginx do right now:
-    moonscope top --nginx
+  What the workers of nginx do right now, down to the line of Lua:
+    moonscope top --nginx --lines
   What the whole machine does, a process with all that it calls in one line: press b
     moonscope top -a
   Where the threads of a process wait; the values are switched with v:
@@ -60,6 +60,9 @@ Keys: q leaves, ? shows all others. docs/top.md explains what is on the screen.
 Exit codes: 0 left, 1 failed, 2 usage (also: no terminal), 3 missing privilege or kernel feature, 4 no such target.";
 
 /// Show what a target does right now, in the terminal
+///
+/// Functions of the kernel, of native code and of Lua (LuaJIT 2.1: nginx with ngx_lua, OpenResty, Apache APISIX), as a table,
+/// a call tree, a flame graph, or by process, Lua state, plugin and phase of nginx.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct TopArgs {
@@ -104,6 +107,7 @@ pub fn run(args: TopArgs) -> Result<Code, Failure> {
         return Err(failure.with_remedy("use --refresh 100ms or more"));
     }
     let target = args.what.target.resolve()?;
+    args.what.stacks.check_debug_dirs(&target)?;
     check_pid_namespace()?;
     // both before any thread is started
     let hold = Hold::prepare()?;

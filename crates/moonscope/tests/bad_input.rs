@@ -12,14 +12,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::recording::command;
-use common::{Program, Run, moonscope, program, root, skip, tool, wait_until};
+use common::{Program, Run, moonscope, program, root, skip, wait_until};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const NOT_PERMITTED: i32 = 3;
 const NO_TARGET: i32 = 4;
 const NO_SAMPLES: i32 = 5;
-const PARTIAL: i32 = 6;
 
 /// The error is one line that begins with our name and has these words; what follows is indented advice.
 #[track_caller]
@@ -47,13 +46,19 @@ fn assert_fails(run: &Run, code: i32, words: &[&str]) {
     );
 }
 
-/// Errors of the argument parser: `error: …`, exit code 2.
+/// What the argument parser refuses: one line that begins with the verb and says where help is, exit code 2.
 #[track_caller]
-fn assert_usage(run: &Run, words: &[&str]) {
+fn assert_usage(run: &Run, verb: &str, words: &[&str]) {
     assert_eq!(run.code, USAGE, "{}", run.stderr);
     assert_eq!(run.stdout, "");
+    let line = run.stderr.strip_suffix('\n').unwrap();
+    assert!(
+        line.starts_with(&format!("{verb}: ")) && line.ends_with(&format!("; see {verb} --help")),
+        "{line}"
+    );
+    assert!(!line.contains(char::is_control), "{line:?}");
     for word in words {
-        assert!(run.stderr.contains(word), "no {word:?} in {}", run.stderr);
+        assert!(line.contains(word), "no {word:?} in {line}");
     }
 }
 
@@ -208,8 +213,90 @@ fn times_and_rates_that_make_no_sense_are_refused() {
         (["--no-such-option", "x"], "--no-such-option"),
     ] {
         let run = moonscope(&[&["record", "-o", path, "-a"][..], &args[..]].concat());
-        assert_usage(&run, &[words]);
+        match words {
+            // of what there is only the kernel's side knows
+            "there are cpu, offcpu" => assert_fails(&run, USAGE, &[words]),
+            words => assert_usage(&run, "moonscope record", &[words]),
+        }
     }
+    assert_empty(dir.path());
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_told_in_one_line() {
+    for (args, verb, words) in [
+        (
+            vec!["record", "--forse"],
+            "moonscope record",
+            vec!["'--forse'", "'--force'"],
+        ),
+        (
+            vec!["record", "--a\nb\x1b[31m"],
+            "moonscope record",
+            vec!["unexpected argument"],
+        ),
+        (
+            vec!["record", "-d"],
+            "moonscope record",
+            vec!["a value is required for '--duration <TIME>'"],
+        ),
+        (
+            vec!["record", "--by", "moon"],
+            "moonscope record",
+            vec!["'moon'", "comm, pid, tid"],
+        ),
+        (
+            vec!["record", "--keep", "3"],
+            "moonscope record",
+            vec!["--interval <TIME>"],
+        ),
+        (
+            vec!["convert"],
+            "moonscope convert",
+            vec!["--output <FILE>", "<IN>..."],
+        ),
+        (vec!["diff", "a"], "moonscope diff", vec!["--output <FILE>, <B>"]),
+        (
+            vec!["list", "moons"],
+            "moonscope list",
+            vec!["targets, events, formats"],
+        ),
+        (
+            vec!["nginx", "requests", "--foo"],
+            "moonscope nginx requests",
+            vec!["'--foo'"],
+        ),
+        (vec!["recrod"], "moonscope", vec!["'recrod'", "'record'"]),
+    ] {
+        assert_usage(&moonscope(&args), verb, &words);
+    }
+    // nothing at all is a question, and help the answer
+    let run = moonscope::<&str>(&[]);
+    assert_eq!(run.code, USAGE);
+    assert!(
+        run.stderr.contains("Usage: moonscope <COMMAND>"),
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
+fn directories_with_debug_files_that_are_not_there_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for (debug_dir, words) in [
+        ("/no/such/directory", "there is no such directory"),
+        (file.to_str().unwrap(), "is not a directory"),
+    ] {
+        let run = record_into(
+            dir.path(),
+            "x.svg",
+            &["--debug-dir", debug_dir, "-p", &std::process::id().to_string()],
+        );
+        assert_fails(&run, USAGE, &[debug_dir, words]);
+    }
+    std::fs::remove_file(&file).unwrap();
     assert_empty(dir.path());
 }
 
@@ -383,68 +470,6 @@ fn root_a_recording_of_a_process_that_ends_at_once_ends_too() {
             assert_empty(dir.path());
         }
     }
-}
-
-/// Records into a file system with room for less than an SVG, with these outputs more; `None` if none can be mounted.
-/// Temporary files go to `elsewhere`.
-fn record_on_a_full_disk(elsewhere: &Path, more: &[&Path]) -> Option<Run> {
-    let program = Program::start(&program("chain-O2")?, &["60", "60"]);
-    let small = tempfile::tempdir().unwrap();
-    // what `ls` prints goes to stdout, which must be empty
-    let script = "small=$1; binary=$2; pid=$3; shift 3; mount -t tmpfs -o size=8k tmpfs \"$small\" || exit 99
-        \"$binary\" record -p \"$pid\" -F 1999 -d 300ms -o \"$small/x.svg\" \"$@\"; code=$?
-        ls -A \"$small\"; exit $code";
-    let mut command = Command::new(tool("unshare")?);
-    command
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .args([small.path(), Path::new(env!("CARGO_BIN_EXE_moonscope"))])
-        .arg(program.pid_text())
-        .env("TMPDIR", elsewhere)
-        .stdin(Stdio::null());
-    for path in more {
-        command.arg("-o").arg(path);
-    }
-    let run: Run = command.output().unwrap().into();
-    if run.code == 99 {
-        skip("cannot mount a tmpfs");
-        return None;
-    }
-    Some(run)
-}
-
-/// Nothing is half-written, and what fits elsewhere is written there.
-#[test]
-fn root_a_full_disk_leaves_no_half_file() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let json = elsewhere.path().join("x.json");
-    let Some(run) = root()
-        .then(|| record_on_a_full_disk(elsewhere.path(), &[&json]))
-        .flatten()
-    else {
-        return;
-    };
-    assert_fails(&run, PARTIAL, &["x.svg", "free some space", "x.json is written"]);
-    assert!(common::Profile::read(&json).total() > 50);
-}
-
-/// When nothing could be written where it was asked for, the recording is kept in the temporary directory.
-#[test]
-fn root_a_full_disk_loses_no_recording() {
-    let elsewhere = tempfile::tempdir().unwrap();
-    let Some(run) = root()
-        .then(|| record_on_a_full_disk(elsewhere.path(), &[]))
-        .flatten()
-    else {
-        return;
-    };
-    assert_fails(&run, FAILED, &["x.svg", "nothing is lost"]);
-    let files: Vec<_> = std::fs::read_dir(elsewhere.path())
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    let [file] = &files[..] else { panic!("{files:?}") };
-    assert!(run.stderr.contains(file.to_str().unwrap()), "{}", run.stderr);
-    assert!(common::Profile::read(file).total() > 50);
 }
 
 #[test]

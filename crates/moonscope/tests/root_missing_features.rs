@@ -8,10 +8,11 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Profile, Run, root, skip, tool};
+use common::{Profile, Program, Run, program, root, skip, tool};
 
 const DONE: i32 = 0;
 const NOT_PERMITTED: i32 = 3;
+const NO_SAMPLES: i32 = 5;
 
 /// The script's own code for "cannot be arranged here".
 const CANNOT: i32 = 99;
@@ -96,11 +97,28 @@ fn root_without_type_information_nothing_is_recorded_and_the_remedy_is_told() {
     assert_eq!(doctor.code, NOT_PERMITTED, "{}", doctor.stdout);
     let check = check(&doctor.stdout, "type information (BTF)");
     assert!(
-        check.contains("missing") && check.contains("no such file"),
+        check.contains("missing")
+            && check.contains("no such file")
+            && check.contains("nothing can be recorded"),
         "{check}"
     );
+    // what else needs it says so, and has the same remedy
+    let tracepoint = self::check(&doctor.stdout, "BTF tracepoint");
     assert!(
-        doctor.stdout.contains("CONFIG_DEBUG_INFO_BTF=y"),
+        tracepoint.contains("limited") && tracepoint.contains("type information (BTF)"),
+        "{tracepoint}"
+    );
+    assert_eq!(
+        doctor
+            .stdout
+            .matches("boot a kernel built with CONFIG_DEBUG_INFO_BTF=y")
+            .count(),
+        1,
+        "{}",
+        doctor.stdout
+    );
+    assert!(
+        !doctor.stdout.contains("boot a newer kernel"),
         "{}",
         doctor.stdout
     );
@@ -283,4 +301,147 @@ fn root_without_cap_syslog_kernel_frames_have_no_names_and_all_outputs_say_why()
         assert!(!to_do.contains("kptr_restrict"), "{to_do}");
         assert!(to_do.contains("kernel.perf_event_paranoid=1"), "{to_do}");
     }
+}
+
+/// Root with all capabilities but this one, as in a container or under systemd's CapabilityBoundingSet.
+fn root_without(capability: &str, program: &Path, args: &[&str]) -> Option<Run> {
+    let mut command = Command::new(tool("setpriv")?);
+    command
+        .arg(format!("--bounding-set=-{capability}"))
+        .arg(format!("--inh-caps=-{capability}"))
+        .arg(program)
+        .args(args)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    Some(command.output().unwrap().into())
+}
+
+/// May such a root look at this process? The kernel says it by the link to its program, which needs what its files need
+/// (PTRACE_MODE_READ_FSCREDS, proc(5)).
+fn is_hidden_without_ptrace(pid: &str) -> Option<bool> {
+    let run = root_without(
+        "sys_ptrace",
+        Path::new("/bin/readlink"),
+        &[&format!("/proc/{pid}/exe")],
+    )?;
+    Some(run.code != 0)
+}
+
+/// Before anything is recorded where nothing of value could be; else in the last lines, in the file, and by `doctor`.
+#[test]
+fn root_without_cap_sys_ptrace_all_say_so_and_nothing_is_cut_in_silence() {
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    // no other test has one of this name
+    let hidden = dir.path().join(format!("hidden-{}", std::process::id()));
+    std::fs::copy(&path, &hidden).unwrap();
+    let program = Program::start(&hidden, &["60"]);
+    let pid = program.pid_text();
+    match is_hidden_without_ptrace(&pid) {
+        Some(true) => {}
+        Some(false) => return skip("root may look at every process here without CAP_SYS_PTRACE"),
+        None => return,
+    }
+    let binary = Path::new(env!("CARGO_BIN_EXE_moonscope"));
+    let run = |args: &[&str]| root_without("sys_ptrace", binary, args).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("x.json");
+    let file = file.to_str().unwrap();
+    let name = hidden.file_name().unwrap().to_str().unwrap();
+    for target in [["-p", &pid], ["--comm", name]] {
+        let refused = run(&[&["record", "-d", "60s", "-o", file][..], &target].concat());
+        assert_refused(
+            &refused,
+            &format!("cannot look at the code of process {pid} (hidden-"),
+            "CAP_SYS_PTRACE was taken away",
+            out.path(),
+        );
+    }
+
+    // whatever runs it is hidden too
+    let nobody = run(&[
+        "record",
+        "-d",
+        "60s",
+        "-o",
+        file,
+        "--exe",
+        hidden.to_str().unwrap(),
+    ]);
+    assert_eq!(nobody.code, 4, "{}", nobody.stderr);
+    assert!(
+        nobody.stderr.contains("no process running")
+            && nobody.stderr.contains("CAP_SYS_PTRACE was taken away"),
+        "{}",
+        nobody.stderr
+    );
+
+    let machine = run(&["record", "-a", "-F", "499", "-d", "1s", "-o", file]);
+    assert_eq!(machine.code, DONE, "{}", machine.stderr);
+    let written = std::fs::read_to_string(file).unwrap();
+    for output in [&machine.stderr, &written] {
+        let line = output.lines().find(|line| line.contains("may not be looked at"));
+        let line = line.unwrap_or_else(|| panic!("{output}"));
+        assert!(line.contains("CAP_SYS_PTRACE was taken away"), "{line}");
+    }
+
+    let doctor = run(&["doctor", "-p", &pid]);
+    assert_eq!(doctor.code, NOT_PERMITTED, "{}", doctor.stdout);
+    let found = check(&doctor.stdout, "CAP_SYS_PTRACE");
+    assert!(
+        found.contains("limited") && found.contains("stacks are cut"),
+        "{found}"
+    );
+    assert!(
+        doctor.stdout.contains("it cannot be recorded: CAP_SYS_PTRACE"),
+        "{}",
+        doctor.stdout
+    );
+}
+
+/// At whatever file the limit is reached: that is told, and never a missing feature of the kernel.
+#[test]
+fn root_too_few_open_files_are_told_with_the_limit() {
+    let Some(path) = root().then(|| program("shares")).flatten() else {
+        return;
+    };
+    let program = Program::start(&path, &["60"]);
+    let mut refused = 0;
+    for limit in [6, 12, 20, 40, 60, 80, 95, 110, 125] {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!("ulimit -n {limit} || exit {CANNOT}; exec \"$@\"");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script, "sh"])
+            .arg(env!("CARGO_BIN_EXE_moonscope"))
+            .args([
+                "record",
+                "-d",
+                "20ms",
+                "-F",
+                "999",
+                "-p",
+                &program.pid_text(),
+                "-o",
+            ])
+            .arg(dir.path().join("x.json"))
+            .stdin(Stdio::null());
+        let run: Run = command.output().unwrap().into();
+        assert!(!run.stderr.contains("panicked"), "{limit}: {}", run.stderr);
+        if run.code == NOT_PERMITTED {
+            refused += 1;
+            assert_refused(
+                &run,
+                &format!("too few files may be open at a time: {limit}"),
+                "ulimit -n 4096",
+                dir.path(),
+            );
+        } else {
+            // enough to record; of what could not be opened then the last lines tell
+            assert!([DONE, NO_SAMPLES].contains(&run.code), "{limit}: {}", run.stderr);
+        }
+    }
+    assert!(refused > 3, "only {refused} limits were too low");
 }

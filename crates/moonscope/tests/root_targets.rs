@@ -12,7 +12,8 @@ use std::process::Command;
 
 use common::recording::RATE;
 use common::{
-    Profile, Program, Recording, moonscope_while, program, record, record_while, repository, root, skip,
+    Profile, Program, Recording, moonscope, moonscope_while, program, record, record_while, repository, root,
+    skip,
 };
 
 /// Pids that samples are of.
@@ -239,6 +240,44 @@ fn root_a_control_group_of_version_2() {
 #[test]
 fn root_a_control_group_of_version_1() {
     by_cgroup("cgroup", "freezer");
+}
+
+/// An empty one may be filled yet; if it is not, that is told.
+#[test]
+fn root_a_control_group_of_nobody_is_told_at_once_and_at_the_end() {
+    let Some(group) = root()
+        .then(|| hierarchy("cgroup2", "").and_then(|mount| Group::make(&mount, "nobody")))
+        .flatten()
+    else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.svg");
+    let args = [
+        "record",
+        "--cgroup",
+        group.path(),
+        "-d",
+        "200ms",
+        "-o",
+        file.to_str().unwrap(),
+    ];
+    let run = moonscope(&args);
+    // docs/exit-codes.md: no such target
+    assert_eq!(run.code, 4, "{}", run.stderr);
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    assert!(
+        lines[0].starts_with("no process is in control group "),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        lines[1].starts_with("moonscope: no samples of control group "),
+        "{}",
+        run.stderr
+    );
+    assert!(lines[2].starts_with("  no process was in it"), "{}", run.stderr);
+    assert!(!file.exists());
 }
 
 /// A process that enters a control group while it is recorded.

@@ -391,12 +391,14 @@ impl Collector for Alloc {
             ),
             (
                 work.missed,
-                "blocks were freed in a way that no probe sees: they count as freed when their addresses were given out again",
+                "block",
+                "freed in a way that no probe sees: freed, to this count, when the address was given out again",
             ),
             (
                 work.unswept,
-                "programs were executed in place of others while there was no room to note it: what these had allocated counts \
-                 as in use until their processes end",
+                "program",
+                "executed in place of another while there was no room to note it: what that had allocated counts as in \
+                 use until the process ends",
             ),
         ] {
             if count > 0 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use moonscope_luajit::find_vms;
 use moonscope_process::Executable;
 use moonscope_unwind::walk_host::{Maps, host_walk_to_end};
-use moonscope_unwind::{Registers, RuleSet, WalkEnd, abi};
+use moonscope_unwind::{Registers, RuleSet, TableStats, WalkEnd, abi};
 use rustc_hash::FxHashMap;
 
 use crate::builder;
@@ -101,7 +101,12 @@ impl LiveFiles {
     /// Builds the table of a file; gives the reasons why LuaJIT in it cannot be read.
     fn build(&mut self, id: ExecutableId) -> Vec<String> {
         let file = Arc::clone(self.executables.file(id));
-        let built = builder::build(&file, &mut self.rules, &mut self.builds);
+        let built = builder::build(
+            &file,
+            &mut self.rules,
+            &mut self.builds,
+            &mut TableStats::default(),
+        );
         let (known, found) = match built {
             Ok((table, found)) if self.maps.words.len() < MAX_WORDS => {
                 (Known::Table(self.maps.add_table(table.as_ref())), Some(found))

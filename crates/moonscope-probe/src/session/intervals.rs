@@ -269,6 +269,8 @@ impl Session {
             tables: drain.executables.counts,
             table_bytes: drain.tables.used_bytes(),
             processes: drain.processes.counts,
+            refused: drain.processes.refused.clone(),
+            problems: drain.executables.problems.clone(),
             mapping_records_lost: drain.watch.lost,
             lua: drain.lua_counts(),
         };

@@ -109,8 +109,6 @@ impl Session {
                 let _ = drain.scan(process.pid);
             }
         }
-        // one that cannot be looked at is told of if it is sampled
-        drain.processes.counts.not_permitted = 0;
     }
 
     /// Samples this process too from now on. That it cannot be read, or ended, is no failure: its

@@ -1,9 +1,9 @@
 //! BPF: which kinds of programs and maps the kernel takes from us, tried with programs of two instructions.
 
 use super::check::Check;
-use super::kernel::LESS_LOCKDOWN;
+use super::kernel::{LESS_LOCKDOWN, WITH_BTF};
 use super::perf::{self, Clock};
-use super::privilege::SETCAP;
+use super::privilege;
 use libbpf_sys as sys;
 use moonscope_process::reason;
 use std::ffi::CStr;
@@ -62,6 +62,11 @@ fn needed(name: &'static str, used: &'static str, result: io::Result<OwnedFd>) -
 fn wanted(name: &'static str, used: &'static str, result: io::Result<OwnedFd>) -> Check {
     match result {
         Ok(_) => Check::ok(GROUP, name, used),
+        // libbpf's answer where no type information has it
+        Err(err) if err.raw_os_error() == Some(libc::ESRCH) => {
+            let found = "not in the kernel's type information (BTF)";
+            Check::info(GROUP, name, found).limited(format!("no {used}"), WITH_BTF)
+        }
         Err(err) => {
             let remedy = remedy(&err);
             Check::info(GROUP, name, reason(&err)).limited(format!("no {used}"), remedy)
@@ -71,7 +76,7 @@ fn wanted(name: &'static str, used: &'static str, result: io::Result<OwnedFd>) -
 
 fn remedy(err: &io::Error) -> String {
     match err.raw_os_error() {
-        Some(libc::EPERM) => SETCAP.to_owned(),
+        Some(libc::EPERM) => privilege::remedy().to_owned(),
         // bpf(2) does not say this of such programs; perf_event_open(2) does
         Some(libc::EACCES) => perf::not_opened(err),
         Some(libc::ENOSYS) => {

@@ -3,7 +3,8 @@
 use super::debug_file::{self, Search};
 use super::lua::{self, LuaInFile, NgxLua};
 use moonscope_process::Executable;
-use moonscope_unwind::{RuleSet, Table};
+use moonscope_symbols::{Coverage, SymbolOptions, Symbolizer};
+use moonscope_unwind::{RuleSet, Table, TableStats};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use serde::Serialize;
 
@@ -25,6 +26,9 @@ pub(super) struct FileReport {
     /// lua-nginx-module in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ngx_lua: Option<NgxLua>,
+    /// What is damaged, too large, or not the file that it should be; a sentence each. Not escaped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) problems: Vec<String>,
 }
 
 /// How stacks get through the code of the file.
@@ -82,7 +86,7 @@ pub(super) enum Debug {
     None,
 }
 
-/// Looks into a file. Damaged parts count as not there.
+/// Looks into a file. Damaged parts count as not there, and are told of.
 pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_process::ProcessError> {
     let data = executable.data()?;
     let mut report = FileReport {
@@ -94,11 +98,29 @@ pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_p
         debug: Debug::None,
         lua: lua::in_file(&data),
         ngx_lua: None,
+        problems: Vec::new(),
     };
-    let Ok(elf) = object::File::parse(&**data) else {
-        return Ok(report);
+    let mut stats = TableStats::default();
+    let table = Table::build_counting(&data, &mut RuleSet::new(), &mut stats);
+    report.problems.extend(stats.damage());
+    report
+        .problems
+        .extend(table.as_ref().err().map(ToString::to_string));
+    report.unwind = table
+        .ok()
+        .flatten()
+        .map(|table| unwind(&table))
+        .unwrap_or_default();
+    let coverage = coverage(executable);
+    report.problems.extend(coverage.problems.iter().cloned());
+    let elf = match object::File::parse(&**data) {
+        Ok(elf) => elf,
+        Err(err) => {
+            report.problems.push(format!("damaged headers: {err}"));
+            report.symbols = readable_symbols(&coverage);
+            return Ok(report);
+        }
     };
-    report.unwind = unwind(&data);
     report.symbols = symbols(&elf);
     report.ngx_lua = lua::ngx_lua(&elf);
     if has_debug_info(&elf) {
@@ -124,11 +146,30 @@ pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_p
     Ok(report)
 }
 
-/// The very table that recording makes: what it cannot use counts as not there.
-fn unwind(data: &[u8]) -> Unwind {
-    let Ok(Some(table)) = Table::build(data, &mut RuleSet::new()) else {
-        return Unwind::default();
+/// What recording finds where it looks for names, lines and inlined functions.
+fn coverage(executable: &Executable) -> Coverage {
+    let options = SymbolOptions {
+        inline: true,
+        lines: true,
+        ..SymbolOptions::default()
     };
+    Symbolizer::new(options).coverage(executable)
+}
+
+/// What can be read of a file of which not all can.
+fn readable_symbols(coverage: &Coverage) -> Symbols {
+    let kinds = [
+        (SymbolKinds::Symtab, coverage.symtab),
+        (SymbolKinds::Separate, coverage.debug_file_symbols),
+        (SymbolKinds::Mini, coverage.mini_debug_info),
+        (SymbolKinds::Dynsym, coverage.dynsym),
+    ];
+    let best = kinds.into_iter().find(|&(_, functions)| functions > 0);
+    best.map_or_else(Symbols::default, |(kind, functions)| Symbols { kind, functions })
+}
+
+/// Of the very table that recording makes: what it cannot use counts as not there.
+fn unwind(table: &Table) -> Unwind {
     let stats = &table.stats;
     let kinds = [
         (UnwindKind::EhFrame, stats.eh_frame_entries),
@@ -297,5 +338,37 @@ mod tests {
         let report = examine(&Executable::open_path(&dir.path().join("damaged")).unwrap()).unwrap();
         assert_eq!(report.unwind, Unwind::default());
         assert!(report.symbols.functions >= 2, "{report:?}");
+        assert!(
+            matches!(&report.problems[..], [problem] if problem.contains("unwind information is damaged")),
+            "{report:?}"
+        );
+    }
+
+    /// Names that do not go with the symbols, lines that are noise.
+    #[test]
+    fn damaged_names_and_lines_are_told_of_and_sound_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let Some(report) = compiled(dir.path(), &["-g", "-O0"]) else {
+            return;
+        };
+        assert_eq!(report.problems, Vec::<String>::new());
+        std::fs::write(dir.path().join("noise"), [0x8b; 4096]).unwrap();
+        run(
+            "objcopy",
+            &["--update-section", ".debug_info=noise", "p", "no-lines"],
+            dir.path(),
+        );
+        // e_shoff, and the section header table with it
+        let path = dir.path().join("no-symbols");
+        let mut bytes = std::fs::read(dir.path().join("p")).unwrap();
+        bytes[40..48].copy_from_slice(&0x7fff_ffff_u64.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        for (file, words) in [("no-lines", "DWARF"), ("no-symbols", "damaged")] {
+            let report = examine(&Executable::open_path(&dir.path().join(file)).unwrap()).unwrap();
+            assert!(
+                report.problems.iter().any(|problem| problem.contains(words)),
+                "{file}: {report:?}"
+            );
+        }
     }
 }

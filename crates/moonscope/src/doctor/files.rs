@@ -2,6 +2,7 @@
 
 use super::file::{self, FileReport};
 use super::lua::{self, LuaInProcess};
+use crate::target::access;
 use moonscope_process::{Executable, ExecutableKey, MappingName, PerfMap, Pid, ProcessError, read_maps};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,6 +26,8 @@ pub(super) struct TargetReport {
     pub(super) generated: Vec<GeneratedCode>,
     /// What could not be looked at, one sentence each.
     pub(super) problems: Vec<String>,
+    /// We may look at none of the processes: it cannot be recorded.
+    pub(super) is_refused: bool,
 }
 
 /// Executable memory without a file in one process.
@@ -42,6 +45,8 @@ pub(super) struct GeneratedCode {
 struct Known {
     by_key: HashMap<ExecutableKey, usize>,
     problems: BTreeSet<String>,
+    /// We were refused something.
+    refused: bool,
 }
 
 /// Looks into the files that these processes have mapped executable.
@@ -56,11 +61,23 @@ pub(super) fn of_processes(what: &str, pids: &BTreeSet<Pid>) -> TargetReport {
             Ok(()) => report.processes += 1,
             // Processes end; that is no problem unless all do.
             Err(err) if err.is_gone() && pids.len() > 1 => {}
-            Err(err) => drop(known.problems.insert(err.to_string())),
+            Err(err) => known.problem(&err),
         }
+    }
+    report.is_refused = known.refused && !report.files.iter().any(|file| file.processes > 0);
+    if report.is_refused {
+        let why = access::why_refused();
+        known.problems.insert(format!("it cannot be recorded: {why}"));
     }
     report.problems.extend(known.problems);
     report
+}
+
+impl Known {
+    fn problem(&mut self, err: &ProcessError) {
+        self.refused |= err.is_permission();
+        self.problems.insert(err.to_string());
+    }
 }
 
 /// Looks into one program that does not run.
@@ -102,7 +119,7 @@ impl TargetReport {
                             self.lua.extend(vms.iter().flatten().filter_map(of_process));
                         }
                         Err(err) if err.is_gone() => return Err(err),
-                        Err(err) => drop(known.problems.insert(err.to_string())),
+                        Err(err) => known.problem(&err),
                     };
                 }
                 MappingName::Vsyscall => {}
@@ -147,7 +164,7 @@ impl TargetReport {
                     self.files.len() - 1
                 }
                 Err(err) => {
-                    known.problems.insert(err.to_string());
+                    known.problem(&err);
                     return None;
                 }
             },

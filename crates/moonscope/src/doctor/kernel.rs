@@ -35,6 +35,10 @@ fn release() -> Check {
     }
 }
 
+/// What to do about missing type information.
+pub(super) const WITH_BTF: &str =
+    "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (distribution kernels are), with /sys mounted";
+
 /// libbpf reads it as it does for recording: where the kernel's own is missing, from a vmlinux in `/boot` or
 /// `/usr/lib/debug`.
 fn btf() -> Check {
@@ -64,8 +68,8 @@ fn btf() -> Check {
             ),
         )
         .missing(
-            "the BPF programs cannot be fitted to this kernel",
-            "boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (distribution kernels are), with /sys mounted",
+            "nothing can be recorded: the BPF programs cannot be fitted to this kernel",
+            WITH_BTF,
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! Perf events: which sampling clock there is, and what the kernel allows.
 
 use super::check::Check;
-use super::privilege::SETCAP;
+use super::privilege;
 use super::sysctl;
 use moonscope_process::reason;
 use std::io;
@@ -92,9 +92,10 @@ fn clocks(cycles: &io::Result<OwnedFd>, cpu_clock: &io::Result<OwnedFd>) -> Vec<
 pub(super) fn not_opened(err: &io::Error) -> String {
     match (err.raw_os_error(), sysctl::number(PARANOID)) {
         (Some(libc::EPERM | libc::EACCES), Some(3..)) => {
-            format!("{SETCAP}\nand, unless it runs as root: sysctl kernel.perf_event_paranoid=2")
+            let remedy = privilege::remedy();
+            format!("{remedy}\nand, unless it runs as root: sysctl kernel.perf_event_paranoid=2")
         }
-        (Some(libc::EPERM | libc::EACCES), _) => SETCAP.to_owned(),
+        (Some(libc::EPERM | libc::EACCES), _) => privilege::remedy().to_owned(),
         _ => {
             "boot a kernel built with CONFIG_PERF_EVENTS=y, or allow perf_event_open() in seccomp".to_owned()
         }

@@ -2,15 +2,19 @@
 
 use super::check::Check;
 use super::sysctl;
+use crate::capabilities::{self, SYS_ADMIN, SYS_PTRACE};
 use moonscope_process::process;
-use std::fs;
 
 const GROUP: &str = "privilege";
 
 /// How the command can be allowed all that it uses.
-pub(super) const SETCAP: &str = "run it as root (sudo moonscope ...), or once:\n\
+const SETCAP: &str = "run it as root (sudo moonscope ...), or once:\n\
     setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search,cap_checkpoint_restore+ep \\\n\
     \x20 $(which moonscope)";
+
+/// The same for root.
+const TAKEN_AWAY: &str = "moonscope is root, but these capabilities were taken away: by capsh, setpriv, systemd\n\
+    (CapabilityBoundingSet=), or a container (docker run --privileged, or --cap-add for each)";
 
 /// A capability that is used; numbers from include/uapi/linux/capability.h.
 struct Capability {
@@ -33,8 +37,6 @@ enum Need {
     No,
 }
 
-const SYS_ADMIN: u32 = 21;
-
 const CAPABILITIES: [Capability; 8] = [
     Capability {
         name: "CAP_BPF",
@@ -52,10 +54,10 @@ const CAPABILITIES: [Capability; 8] = [
     },
     Capability {
         name: "CAP_SYS_PTRACE",
-        number: 19,
+        number: SYS_PTRACE,
         need: Need::Wanted,
-        used: "reads mappings and memory of other users' processes",
-        lost: "processes of other users cannot be unwound or named",
+        used: "reads files and memory of processes of other users, and of those with more capabilities",
+        lost: "processes of other users, and of root, cannot be recorded with -p; elsewhere their stacks are cut",
     },
     Capability {
         name: "CAP_SYSLOG",
@@ -99,13 +101,21 @@ const CAPABILITIES: [Capability; 8] = [
 const IN_SYS_ADMIN: [&str; 3] = ["CAP_BPF", "CAP_PERFMON", "CAP_CHECKPOINT_RESTORE"];
 
 pub(super) fn checks() -> Vec<Check> {
-    let effective = effective_capabilities().unwrap_or(0);
+    let effective = capabilities::effective().unwrap_or(0);
     let mut checks: Vec<Check> = CAPABILITIES
         .iter()
         .map(|capability| capability.check(effective))
         .collect();
     checks.push(pid_namespace());
     checks
+}
+
+/// How to get what is missing. Root has all, unless something took it away.
+pub(super) fn remedy() -> &'static str {
+    match rustix::process::geteuid().is_root() {
+        true => TAKEN_AWAY,
+        false => SETCAP,
+    }
 }
 
 impl Capability {
@@ -125,21 +135,11 @@ impl Capability {
         }
         let check = Check::info(GROUP, self.name, format!("not there; {}", self.used));
         match self.need {
-            Need::Always => check.missing(self.lost, SETCAP),
-            Need::Wanted => check.limited(self.lost, SETCAP),
+            Need::Always => check.missing(self.lost, remedy()),
+            Need::Wanted => check.limited(self.lost, remedy()),
             Need::No => check,
         }
     }
-}
-
-/// The bits of `CapEff` in `/proc/self/status`.
-fn effective_capabilities() -> Option<u64> {
-    parse_effective(&fs::read_to_string("/proc/self/status").ok()?)
-}
-
-fn parse_effective(status: &str) -> Option<u64> {
-    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(bits.trim(), 16).ok()
 }
 
 fn pid_namespace() -> Check {
@@ -157,15 +157,6 @@ fn pid_namespace() -> Check {
 mod tests {
     use super::*;
     use crate::doctor::check::State;
-
-    #[test]
-    fn the_capabilities_of_root_without_sys_resource_are_read() {
-        assert_eq!(
-            parse_effective("Name:\tx\nCapEff:\t000001fffeffffff\n"),
-            Some(0x1ff_feff_ffff)
-        );
-        assert_eq!(parse_effective("CapEff:\tzz\n"), None);
-    }
 
     #[test]
     fn without_any_capability_recording_is_prevented() {

@@ -4,7 +4,7 @@ use super::check::{Check, State};
 use super::file::{Debug, FileReport, SymbolKinds, UnwindKind};
 use super::files::TargetReport;
 use super::{Report, lua, sysctl};
-use moonscope_process::visible;
+use moonscope_process::{counted, visible};
 use std::fmt::Write;
 
 /// Text behind this column is wrapped at `WIDTH`.
@@ -14,6 +14,9 @@ const WIDTH: usize = 100;
 const FILE_COLUMN: usize = 62;
 /// Where the path of a separate debug file begins: in the line below, so that there is room for it.
 const DEBUG_COLUMN: usize = 19;
+
+/// What is wrong with one file, at most; JSON has all of it.
+const MOST_PROBLEMS: usize = 4;
 
 /// Makes the text; writing to a String cannot fail, so its results are not looked at.
 pub(super) fn render(report: &Report, colour: bool) -> String {
@@ -111,8 +114,7 @@ fn render_check(out: &mut String, check: &Check, remedy: Option<usize>, colour: 
 fn render_target(out: &mut String, target: &TargetReport, colour: bool) {
     let processes = match target.processes {
         0 => String::new(),
-        1 => ", 1 process looked at".to_owned(),
-        count => format!(", {count} processes looked at"),
+        count => format!(", {} looked at", counted(count, "process")),
     };
     let _ = writeln!(out, "\n{}{processes}\n", target.what);
     if !target.files.is_empty() {
@@ -142,8 +144,10 @@ fn render_target(out: &mut String, target: &TargetReport, colour: bool) {
         };
         let _ = writeln!(
             out,
-            "process {}: {} KiB of other code made at run time in {} areas: frame pointers only, {names}",
-            code.pid, code.kib, code.areas
+            "process {}: {} KiB of other code made at run time in {}: frame pointers only, {names}",
+            code.pid,
+            code.kib,
+            counted(code.areas, "area")
         );
     }
     for problem in &target.problems {
@@ -192,6 +196,16 @@ fn render_file(out: &mut String, file: &FileReport, colour: bool) {
         let path = end_of(&visible(path).to_string(), WIDTH - DEBUG_COLUMN);
         let _ = writeln!(out, "{:>DEBUG_COLUMN$}{path}", "debug file: ");
     }
+    for problem in file.problems.iter().take(MOST_PROBLEMS) {
+        let lines = wrap(&visible(problem).to_string(), WIDTH - DEBUG_COLUMN);
+        for (line, begin) in lines
+            .iter()
+            .zip(["problem: "].into_iter().chain(std::iter::repeat("")))
+        {
+            let line = paint(line, State::Limited, colour);
+            let _ = writeln!(out, "{begin:>DEBUG_COLUMN$}{line}");
+        }
+    }
 }
 
 /// The end of a path that is too long: its last parts tell most. JSON has all of it.
@@ -207,28 +221,25 @@ fn end_of(path: &str, width: usize) -> String {
 /// What the table means, in a sentence for each gap.
 fn summarize(out: &mut String, target: &TargetReport) {
     let count = |test: &dyn Fn(&FileReport) -> bool| target.files.iter().filter(|file| test(file)).count();
-    let all = target.files.len();
-    if all == 0 {
+    if target.files.is_empty() {
         return;
     }
-    let no_unwind = count(&|file| file.unwind.kind == UnwindKind::None);
-    let few_symbols = count(&|file| matches!(file.symbols.kind, SymbolKinds::Dynsym | SymbolKinds::None));
-    let no_debug = count(&|file| file.debug == Debug::None);
+    let all = counted(target.files.len(), "file");
+    let unwind = count(&|file| file.unwind.kind != UnwindKind::None);
+    let named = count(&|file| !matches!(file.symbols.kind, SymbolKinds::Dynsym | SymbolKinds::None));
+    let debug = count(&|file| file.debug != Debug::None);
     let _ = writeln!(
         out,
-        "stacks:  {} of {all} files have unwind tables; through the others frame pointers are followed",
-        all - no_unwind
+        "stacks:  unwind tables in {unwind} of {all}; through the others frame pointers are followed"
     );
     let _ = writeln!(
         out,
-        "names:   {} of {all} files name all their functions; the others only those that they export, the\n\
-         \x20        rest shows as [file+0x...]: install their debug packages (-dbgsym, -debuginfo)",
-        all - few_symbols
+        "names:   all functions in {named} of {all}; in the others only those that they export, the rest shows\n\
+         \x20        as [file+0x...]: install their debug packages (-dbgsym, -debuginfo)"
     );
     let _ = writeln!(
         out,
-        "lines:   {} of {all} files have debug information for lines and inlined functions",
-        all - no_debug
+        "lines:   debug information for lines and inlined functions in {debug} of {all}"
     );
 }
 
@@ -283,6 +294,10 @@ mod tests {
             debug: Debug::Separate("/usr/lib/debug/x\x1b[31m".to_owned()),
             lua: Vec::new(),
             ngx_lua: None,
+            problems: vec![format!(
+                "a \x1b[31mproblem that takes {}",
+                "very many words ".repeat(9)
+            )],
         }
     }
 

@@ -1,5 +1,6 @@
 //! Parts of one recording, each with what it needs to be a profile by itself.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use moonscope_probe::{Interval, Recorded, Session, Totals, WalkLoop};
@@ -25,6 +26,8 @@ pub struct Parts {
     walk_loop: WalkLoop,
     hz: u64,
     quiet: bool,
+    /// The target is a control group in which nobody was when it began.
+    is_of_nobody: bool,
     /// The clock on the wall less that of the kernel's samples.
     offset: Duration,
     began: u64,
@@ -41,6 +44,7 @@ impl Parts {
             walk_loop: session.walk_loop(),
             hz: recorder.what.frequency,
             quiet: recorder.quiet,
+            is_of_nobody: recorder.target.is_of_nobody(),
             offset: recorder.began.saturating_sub(Duration::from_nanos(began)),
             began,
             ended: began,
@@ -93,6 +97,8 @@ impl Parts {
             totals,
             quiet: self.quiet,
             notes: Vec::new(),
+            is_of_nobody: self.is_of_nobody,
+            symbol_problems: BTreeSet::new(),
         }
     }
 

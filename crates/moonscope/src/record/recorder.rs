@@ -1,5 +1,6 @@
 //! A recording that was asked for: prepared, started, followed to its end.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -105,7 +106,7 @@ impl Recorder<'_> {
         let ended_by = self.watch(&mut session, self.limit, |_, _| Ok(Turn::Within(Duration::MAX)))?;
         let recorded_for = self.start.elapsed();
         let (totals, recorded) = session.finish().map_err(probe_failure)?;
-        let recording = report::Recording {
+        let mut recording = report::Recording {
             target: self.target.what.clone(),
             walk_loop,
             hz: self.what.frequency,
@@ -115,18 +116,26 @@ impl Recorder<'_> {
             totals,
             quiet: self.quiet,
             notes,
+            is_of_nobody: self.target.is_of_nobody(),
+            symbol_problems: BTreeSet::new(),
         };
-        let profile: Profile = resolve::resolve(&recorded, &mut self.namer(), &recording)
-            .with_lineage(&self.outputs.options.plugins);
+        let mut namer = self.namer();
+        let profile: Profile =
+            resolve::resolve(&recorded, &mut namer, &recording).with_lineage(&self.outputs.options.plugins);
         if profile.is_empty() {
             return Err(recording.no_samples());
         }
-        let written = match self.outputs.write_all(&profile) {
-            Ok(written) => written,
-            Err(failure) => return Err(rescue::save(&profile, failure)),
-        };
+        recording.symbol_problems = namer.symbolizer.problems().clone();
+        let mut outcome = self.outputs.write_all(&profile);
+        let failure = outcome
+            .failure()
+            .map(|failure| rescue::save(&profile, failure, &mut outcome.written));
+        if let Some(failure) = &failure {
+            failure.report();
+        }
         let summary = Summary::of(&profile, &self.outputs.options).ok().flatten();
-        Ok(recording.finish(&profile, &written, summary.as_ref()))
+        let code = recording.finish(&profile, &outcome.written, summary.as_ref());
+        Ok(failure.map_or(code, |failure| failure.code()))
     }
 }
 
@@ -200,6 +209,7 @@ fn debug_dirs(more: &[PathBuf]) -> Vec<PathBuf> {
 
 /// What went wrong in the kernel's part, and with which exit code.
 pub fn probe_failure(err: ProbeError) -> Failure {
+    let err = err.or_file_limit();
     let code = match &err {
         ProbeError::Rate { .. }
         | ProbeError::UnknownEvent { .. }

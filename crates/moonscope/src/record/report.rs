@@ -1,10 +1,14 @@
 //! What a recording says of itself: in the profile, on the terminal, in the exit code.
 
+mod limits;
+mod lua;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moonscope_probe::{EventTotals, LuaCounts, Totals, WalkLoop};
-use moonscope_profile::{Accounting, Meta, Profile, Summary, ValueType};
+use moonscope_probe::{EventTotals, Totals, WalkLoop};
+use moonscope_process::{Pid, counted};
+use moonscope_profile::{Accounting, LabelValue, Meta, Profile, Summary, ValueType};
 
 use super::culprits;
 use super::watch::EndedBy;
@@ -31,6 +35,10 @@ pub struct Recording {
     pub quiet: bool,
     /// What else a reader should know, one sentence each.
     pub notes: Vec<String>,
+    /// The target is a control group in which nobody was.
+    pub is_of_nobody: bool,
+    /// What was wrong with files when names were looked for in them.
+    pub symbol_problems: BTreeSet<String>,
 }
 
 /// More than this part of the wanted ticks lost: the exit code says partial.
@@ -105,6 +113,7 @@ impl Recording {
             producer: concat!("moonscope ", env!("CARGO_PKG_VERSION")).to_owned(),
             comments: self.notes.clone(),
         };
+        profile.meta.comments.extend(self.refused(&sampled(profile)));
         profile.accounting = self.accounting();
     }
 
@@ -119,6 +128,10 @@ impl Recording {
             );
         }
         let what = format!("no samples of {} in {seconds:.1} s{}", self.target, self.end());
+        if self.is_of_nobody {
+            return Failure::new(Code::NoTarget, what)
+                .with_remedy("no process was in it: start one there, or name the group that holds it");
+        }
         let failure = Failure::new(Code::NoSamples, what);
         if ticks.fired == 0 {
             return failure.with_remedy(format!(
@@ -128,17 +141,22 @@ impl Recording {
         }
         if ticks.lost_ring > 0 {
             return failure.with_remedy(format!(
-                "{} samples were lost: the ring buffer was full",
-                ticks.lost_ring
+                "the ring buffer was full: {} lost",
+                counted(ticks.lost_ring, "sample")
             ));
         }
         if !self.has_clock() {
-            return failure.with_remedy(format!("{} events were not what was asked for", ticks.unwanted));
+            return failure.with_remedy(format!(
+                "nothing that happened is what was asked for ({})",
+                counted(ticks.unwanted, "event")
+            ));
         }
         failure.with_remedy(format!(
-            "no tick found it on a CPU: of {} ticks, {} found an idle CPU and {} another task\n\
+            "no tick found it on a CPU: of {}, {} found an idle CPU and {} another task\n\
              (a process that waits has no CPU profile; try a longer -d, or a higher -F)",
-            ticks.fired, ticks.idle, ticks.filtered
+            counted(ticks.fired, "tick"),
+            ticks.idle,
+            ticks.filtered
         ))
     }
 
@@ -167,23 +185,17 @@ impl Recording {
 
     fn lines(&self, profile: &Profile, written: &[Written]) -> Vec<String> {
         let received = &self.totals.received;
-        let pids: BTreeSet<_> = profile
-            .label_sets()
-            .iter()
-            .filter_map(|labels| labels.get("pid"))
-            .collect();
-        let processes = pids.len();
         let mut lines = vec![format!(
-            "recorded {} for {:.1} s{}: {} samples of {processes} process{}, {}",
+            "recorded {} for {:.1} s{}: {} of {}, {}",
             self.target,
             self.recorded.as_secs_f64(),
             self.end(),
-            received.samples(),
-            if processes == 1 { "" } else { "es" },
+            counted(received.samples(), "sample"),
+            counted(sampled(profile).len(), "process"),
             self.events(),
         )];
         lines.push(self.walked());
-        lines.extend(lua_lines(&self.totals.lua, profile));
+        lines.extend(lua::lines(&self.totals.lua, profile));
         lines.extend(self.of_events());
         lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
@@ -216,11 +228,11 @@ impl Recording {
     pub fn walked(&self) -> String {
         let received = &self.totals.received;
         format!(
-            "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {} unwind tables, {:.1} MiB",
+            "stacks walked {}; {} walked from a stack copy, {} with a frame pointer; {}, {:.1} MiB",
             self.walk_loop.phrase(),
             received.walked_here,
             received.by_frame_pointer,
-            self.totals.tables.built,
+            counted(self.totals.tables.built, "unwind table"),
             self.totals.table_bytes as f64 / f64::from(1 << 20),
         )
     }
@@ -232,47 +244,28 @@ impl Recording {
         events.iter().filter_map(cost).chain(became).collect()
     }
 
-    /// A line for each limit that was hit and each thing that could not be read.
+    /// A line for each limit that was hit, and for each of the first files that are damaged.
     pub fn limits_hit(&self) -> Vec<String> {
-        let (tables, processes) = (&self.totals.tables, &self.totals.processes);
-        [
-            (
-                tables.no_room,
-                "unwind tables found no room: their samples were walked from stack copies",
-            ),
-            (tables.evicted, "unwind tables were evicted to make room"),
-            (tables.unusable, "files have unreadable unwind information"),
-            (
-                tables.too_many_rules,
-                "files have too many unwind rules: their samples were walked from stack copies",
-            ),
-            (
-                processes.not_permitted,
-                "looks at mappings were not permitted: use sudo",
-            ),
-            (
-                processes.no_room,
-                "mapping lists found no room: their samples were walked from stack copies",
-            ),
-            (processes.files_not_opened, "mapped files could not be opened"),
-            (
-                self.totals.received.values_without_stack,
-                "stacks are not known any more, as there were too many: what is in use or left over of them is missing",
-            ),
-            (
-                processes.perf_maps_not_held,
-                "stacks with generated code of more processes than perf maps are held open of: it may have no name",
-            ),
-            (
-                self.totals.received.not_looked_at,
-                "processes were not looked at when the recording ended: what lasted in their threads is missing",
-            ),
-        ]
-        .into_iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect()
+        let mut problems = self.symbol_problems.clone();
+        problems.extend(self.totals.problems.all().iter().cloned());
+        let mut lines = limits::hit(&self.totals);
+        lines.extend(limits::files(&problems, self.totals.problems.more));
+        lines
     }
+
+    /// A line about those of the sampled processes that we may not look at.
+    pub fn refused(&self, sampled: &BTreeSet<Pid>) -> Option<String> {
+        limits::refused(&self.totals.refused, sampled)
+    }
+}
+
+/// The processes that a profile has samples of.
+pub fn sampled(profile: &Profile) -> BTreeSet<Pid> {
+    let pid = |labels: &moonscope_profile::LabelSet| match labels.get("pid") {
+        Some(LabelValue::Number(pid)) => Pid::try_from(*pid).ok(),
+        _ => None,
+    };
+    profile.label_sets().iter().filter_map(pid).collect()
 }
 
 fn phrase(event: &EventTotals) -> String {
@@ -284,10 +277,10 @@ fn cost(event: &EventTotals) -> Option<String> {
     let run_time = event.run_time;
     (run_time.runs > 0).then(|| {
         format!(
-            "cost of {}: {:.2} µs per kept sample in the kernel ({} runs, {:.2} µs each)",
+            "cost of {}: {:.2} µs per kept sample in the kernel ({}, {:.2} µs each)",
             event.name,
             run_time.nanoseconds as f64 / 1000.0 / event.ticks.kept().max(1) as f64,
-            run_time.runs,
+            counted(run_time.runs, "run"),
             run_time.nanoseconds as f64 / 1000.0 / run_time.runs as f64,
         )
     })
@@ -305,98 +298,4 @@ fn became(event: &EventTotals) -> String {
         ticks.kept(),
         ticks.lost()
     )
-}
-
-/// What was found of Lua, and what is missing.
-fn lua_lines(lua: &LuaCounts, profile: &Profile) -> Vec<String> {
-    let mut lines = Vec::new();
-    if lua.vms > 0 || lua.samples > 0 {
-        lines.push(format!(
-            "Lua: {} of {}, in {} samples{}",
-            count_of(lua.vms, "VM"),
-            count_of(lua.processes, "process"),
-            lua.samples,
-            shares(profile)
-        ));
-    }
-    for (count, what) in [
-        (
-            lua.gaps,
-            "samples have a gap between Lua and code without unwind information: marked [no unwind info]",
-        ),
-        (
-            lua.guessed,
-            "samples of a VM between two states: marked [innermost Lua frame uncertain]",
-        ),
-        (
-            lua.unknown_traces,
-            "distinct stacks of compiled code may lack inlined frames: marked [inlined frames unknown]",
-        ),
-        (lua.unknown_functions, "Lua functions could not be read"),
-        (
-            lua.without_line,
-            "Lua frames have no current line: their functions were collected before it could be read",
-        ),
-        (
-            lua.with_too_many_vms,
-            "processes have more Lua VMs than are looked for: their stacks may end at generated code",
-        ),
-    ] {
-        if count > 0 {
-            lines.push(format!("{count} {what}"));
-        }
-    }
-    if let Some(parents) = &lua.parents {
-        lines.push(format!(
-            "coroutine parents: above {} coroutines, {} have none, {} not found",
-            parents.found,
-            parents.without,
-            parents.failed.values().sum::<u64>(),
-        ));
-        if parents.found == 0 && lua.samples > 0 {
-            lines.push(
-                "no coroutine parents: nothing proved that this is ngx_lua with OpenResty's LuaJIT (exdata2)"
-                    .to_owned(),
-            );
-        }
-        let failed = parents.failed.iter();
-        lines.extend(failed.map(|(why, count)| format!("{count} coroutines without parents: {why}")));
-    }
-    let refused: BTreeSet<&String> = lua.refused.iter().collect();
-    lines.extend(refused.iter().map(|reason| {
-        let reason = moonscope_profile::visible(reason);
-        format!("no Lua frames for a LuaJIT: {reason}")
-    }));
-    lines
-}
-
-fn count_of(count: u64, what: &str) -> String {
-    let ending = match (count, what.ends_with('s')) {
-        (1, _) => "",
-        (_, true) => "es",
-        (_, false) => "s",
-    };
-    format!("{count} {what}{ending}")
-}
-
-/// What the VMs were doing, by samples: ": 61 % compiled, 30 % interpreting".
-fn shares(profile: &Profile) -> String {
-    let mut by_state: BTreeMap<String, i64> = BTreeMap::new();
-    for sample in profile.samples() {
-        if let Some(state) = profile.labels_of(sample.labels).get("lua-state") {
-            *by_state.entry(state.to_string()).or_default() += sample.values.first().copied().unwrap_or(0);
-        }
-    }
-    let total: i64 = by_state.values().sum();
-    let mut shares: Vec<_> = by_state.into_iter().collect();
-    shares.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let shares: Vec<String> = shares
-        .iter()
-        .map(|(state, count)| format!("{:.0} % {state}", 100.0 * *count as f64 / total.max(1) as f64))
-        .collect();
-    if shares.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", shares.join(", "))
-    }
 }

@@ -1,31 +1,38 @@
-//! When an output cannot be written, the recording must not be lost: it goes to the temporary directory.
+//! When nothing can be written where it was wanted, the recording must not be lost: it goes to the temporary directory.
 
 use std::path::Path;
 
 use moonscope_profile::Profile;
 
 use crate::exit::Failure;
-use crate::output::{Outputs, default_path};
+use crate::output::{Outcome, Outputs, Written, default_path};
 
-/// Saves everything in our own format, and says in the failure where it is.
-pub fn save(profile: &Profile, failure: Failure) -> Failure {
+/// Saves everything in our own format if nothing was written, and says in the failure where it is.
+pub fn save(profile: &Profile, failure: Failure, written: &mut Vec<Written>) -> Failure {
+    if !written.is_empty() {
+        return failure;
+    }
     let Some(name) = default_path("json")
         .file_name()
         .map(|name| std::env::temp_dir().join(name))
     else {
         return failure;
     };
-    match write(profile, &name) {
-        Ok(()) => failure.with_remedy(format!(
-            "nothing is lost: the whole recording is in {0}\n(moonscope convert {0} -o FILE makes any other format of it)",
-            name.display()
-        )),
-        Err(_) => failure.with_remedy("the recording could not be saved in the temporary directory either"),
+    let saved = write(profile, &name).map(|outcome| outcome.written);
+    match saved.unwrap_or_default() {
+        files if files.is_empty() => {
+            failure.with_remedy("the recording could not be saved in the temporary directory either")
+        }
+        files => {
+            written.extend(files);
+            failure.with_remedy(format!(
+                "nothing is lost: the whole recording is in {0}\n(moonscope convert {0} -o FILE makes any other format of it)",
+                name.display()
+            ))
+        }
     }
 }
 
-fn write(profile: &Profile, path: &Path) -> Result<(), Failure> {
-    Outputs::check(&[path.to_owned()], false)?
-        .write_all(profile)
-        .map(drop)
+fn write(profile: &Profile, path: &Path) -> Result<Outcome, Failure> {
+    Ok(Outputs::check(&[path.to_owned()], false)?.write_all(profile))
 }

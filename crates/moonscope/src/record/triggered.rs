@@ -17,12 +17,12 @@ pub fn run(mut recorder: Recorder<'_>, triggered: Triggered) -> Result<Code, Fai
     // what cannot be waited for, or recorded at all, is told now and not in the middle of the night
     drop(Triggers::arm(&triggered.specs, &recorder.target)?);
     drop(recorder.prepare()?);
-    let mut worst = Code::Done;
+    let (mut worst, mut has_files) = (Code::Done, false);
     let names = recorder.outputs.clone();
     for number in 1..=triggered.count {
         let Some(what) = wait(&recorder, &triggered)? else {
             return if number > 1 {
-                Ok(worst)
+                Ok(overall(worst, has_files))
             } else {
                 Err(nothing(&triggered))
             };
@@ -37,14 +37,23 @@ pub fn run(mut recorder: Recorder<'_>, triggered: Triggered) -> Result<Code, Fai
         // of a server that was restarted the processes are others now
         recorder.target = recorder.what.target.resolve()?;
         let code = recorder.record_once(vec![format!("triggered by {what}")])?;
-        if code != Code::Done {
-            worst = code;
+        match code {
+            Code::Done => has_files = true,
+            code => (worst, has_files) = (code, has_files || code == Code::Partial),
         }
         if recorder.stop.is_asked() {
             break;
         }
     }
-    Ok(worst)
+    Ok(overall(worst, has_files))
+}
+
+/// Of several recordings some could be written.
+fn overall(worst: Code, has_files: bool) -> Code {
+    match worst {
+        Code::Failed if has_files => Code::Partial,
+        worst => worst,
+    }
 }
 
 fn nothing(triggered: &Triggered) -> Failure {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use moonscope_process::is_dir_in_root;
 use moonscope_unwind::abi;
 
 use super::events::EventArgs;
-use crate::target::TargetArgs;
+use crate::exit::{Code, Failure};
+use crate::target::{Target, TargetArgs};
 
 /// What is measured, of whom, and how.
 #[derive(Clone, Args)]
@@ -74,6 +76,26 @@ pub struct StackArgs {
     /// Use this loop in the kernel, and no other
     #[arg(long, value_name = "LOOP", hide = true)]
     pub walk_loop: Option<LoopArg>,
+}
+
+impl StackArgs {
+    /// Debug files are looked for in the root of each process and here, so one of them has to have each directory.
+    pub fn check_debug_dirs(&self, target: &Target) -> Result<(), Failure> {
+        for dir in &self.debug_dir {
+            if dir.is_dir() || target.pids()?.iter().any(|&pid| is_dir_in_root(pid, dir)) {
+                continue;
+            }
+            let what = match dir.exists() {
+                true => "is not a directory",
+                false => "there is no such directory",
+            };
+            let failure = Failure::new(Code::Usage, format_args!("--debug-dir {}: {what}", dir.display()));
+            return Err(failure.with_remedy(
+                "give a directory that has debug files in it, such as /usr/lib/debug, here or in the root of the target",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Which loop walks.

@@ -1,6 +1,7 @@
 //! Names and writes what was recorded, in a thread of its own: an executable's symbols can take a second, and meanwhile
 //! samples come.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,12 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
+use moonscope_process::{Pid, counted};
 use moonscope_profile::{Accounting, Profile, visible};
 
 use super::parts::Part;
 use super::pattern::{self, Keep};
 use super::recorder::Recorder;
-use super::report::{Recording, TOLERATED_LOSS};
+use super::report::{Recording, TOLERATED_LOSS, sampled};
 use super::resolve::Namer;
 use super::{rescue, resolve};
 use crate::exit::{Code, Failure};
@@ -57,8 +59,15 @@ pub struct Outcome {
     pub stretched: u64,
     profiles: u64,
     empty: u64,
+    /// Of which nothing could be written.
     failed: u64,
+    /// Of which not all files could be written.
+    partial: u64,
     accounting: Accounting,
+    /// Processes that they have samples of.
+    sampled: BTreeSet<Pid>,
+    /// What was wrong with files in which names were looked for.
+    symbol_problems: BTreeSet<String>,
 }
 
 /// The thread, and the way to it.
@@ -96,6 +105,7 @@ impl Writer {
                 }
                 done.fetch_sub(1, Ordering::Release);
             }
+            desk.outcome.symbol_problems = desk.namer.symbolizer.problems().clone();
             desk.outcome
         })?;
         Ok(Self {
@@ -132,9 +142,10 @@ impl Writer {
             .thread
             .join()
             .map_err(|_| Failure::new(Code::Failed, "the thread that writes files panicked"))?;
-        let Some(recording) = recording else {
+        let Some(mut recording) = recording else {
             return Err(Failure::new(Code::NoSamples, "nothing was recorded"));
         };
+        recording.symbol_problems = written.symbol_problems.clone();
         let outcome = Outcome {
             stretched: self.outcome.stretched,
             ..written
@@ -172,6 +183,7 @@ impl Desk {
         };
         self.outcome.profiles += 1;
         self.outcome.accounting.merge(&profile.accounting);
+        self.outcome.sampled.extend(sampled(&profile));
         let says = |line: String| if quiet { Vec::new() } else { vec![line] };
         let seconds = profile.meta.duration.unwrap_or(0) as f64 / 1e9;
         if profile.is_empty() {
@@ -182,19 +194,28 @@ impl Desk {
             Some(_) => self.outputs.renamed(|path| pattern::fill(path, number, began)),
             None => self.outputs.clone(),
         };
-        let written = match outputs.write_all(&profile) {
-            Ok(written) => written,
-            Err(failure) => {
-                self.outcome.failed += 1;
-                let failure = match self.keep {
-                    Some(_) => failure,
-                    None => rescue::save(&profile, failure),
-                };
-                return failure.lines().collect();
+        let mut outcome = outputs.write_all(&profile);
+        let mut lines = Vec::new();
+        if let Some(mut failure) = outcome.failure() {
+            match outcome.written.is_empty() {
+                true => self.outcome.failed += 1,
+                false => self.outcome.partial += 1,
             }
-        };
-        let files: Vec<PathBuf> = written.iter().filter_map(|file| file.path.clone()).collect();
-        let names: Vec<String> = written
+            if self.keep.is_none() {
+                failure = rescue::save(&profile, failure, &mut outcome.written);
+            }
+            lines = failure.lines();
+        }
+        if outcome.written.is_empty() {
+            return lines;
+        }
+        let files: Vec<PathBuf> = outcome
+            .written
+            .iter()
+            .filter_map(|file| file.path.clone())
+            .collect();
+        let names: Vec<String> = outcome
+            .written
             .iter()
             .map(|file| match &file.path {
                 Some(path) => visible(&path.to_string_lossy()).into_owned(),
@@ -204,12 +225,13 @@ impl Desk {
         if let Some(keep) = &mut self.keep {
             keep.add(files);
         }
-        says(format!(
-            "wrote {}: {seconds:.1} s, {} samples, {} lost",
+        lines.extend(says(format!(
+            "wrote {}: {seconds:.1} s, {}, {} lost",
             names.join(", "),
-            profile.accounting.kept(),
+            counted(profile.accounting.kept(), "sample"),
             profile.accounting.lost_total()
-        ))
+        )));
+        lines
     }
 }
 
@@ -228,7 +250,7 @@ impl Outcome {
         let lost = self.accounting.lost_total() as f64;
         Ok(if self.failed > 0 && self.failed + self.empty == self.profiles {
             Code::Failed
-        } else if self.failed > 0 || lost > TOLERATED_LOSS * wanted as f64 {
+        } else if self.failed + self.partial > 0 || lost > TOLERATED_LOSS * wanted as f64 {
             Code::Partial
         } else {
             Code::Done
@@ -238,25 +260,28 @@ impl Outcome {
     fn lines(&self, recording: &Recording) -> Vec<String> {
         let files = self.profiles - self.empty - self.failed;
         let mut lines = vec![format!(
-            "recorded {} for {:.1} s: {} samples in {files} profile{}, {}",
+            "recorded {} for {:.1} s: {} in {}, {}",
             recording.target,
             recording.recorded.as_secs_f64(),
-            self.accounting.kept(),
-            if files == 1 { "" } else { "s" },
+            counted(self.accounting.kept(), "sample"),
+            counted(files, "profile"),
             recording.events(),
         )];
         lines.push(recording.walked());
         lines.extend(recording.of_events());
+        lines.extend(recording.refused(&self.sampled));
         lines.extend(recording.limits_hit());
-        for (count, what) in [
-            (self.failed, "profiles could not be written"),
+        for (count, one, what) in [
+            (self.failed, "profile", "could not be written"),
+            (self.partial, "profile", "could not be written to all files"),
             (
                 self.stretched,
-                "intervals did not end in time, as writing takes longer than they last: what they hold is in the next file",
+                "interval",
+                "not ended in time, as writing takes longer than an interval lasts: what was in it is in the next file",
             ),
         ] {
             if count > 0 {
-                lines.push(format!("{count} {what}"));
+                lines.push(format!("{} {what}", counted(count, one)));
             }
         }
         lines.push(self.accounting.to_string());

@@ -1,12 +1,12 @@
 //! From what was typed to processes, with an exact word when there are none.
 
 use super::near::near;
-use super::{ExeRule, Rules, Scope, Target};
+use super::{ExeRule, Rules, Scope, Target, access};
 use crate::exit::{Code, Failure};
 use moonscope_process::CgroupMounts;
 use moonscope_process::container::{self, Container, ContainerError};
 use moonscope_process::nginx::{self, NginxError};
-use moonscope_process::{Pid, Process, ProcessError, list, read_maps, reason, visible};
+use moonscope_process::{Pid, Process, ProcessError, counted, list, visible};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::fs::PermissionsExt;
@@ -17,18 +17,8 @@ const COMM_BYTES: usize = 15;
 /// How many other names an error offers.
 const OFFERED: usize = 10;
 
-/// What to do when another user's process is refused.
-const PRIVILEGE: &str = "\
-use sudo, or give moonscope the capabilities it needs:
-setcap cap_bpf,cap_perfmon,cap_sys_ptrace,cap_syslog,cap_dac_read_search,cap_checkpoint_restore+ep \\
-  $(which moonscope)";
-
-/// And what when root is.
-const REFUSED_ROOT: &str = "\
-moonscope is root already: CAP_SYS_PTRACE is missing (`moonscope doctor` shows it),
-or a security module protects this process (cat /sys/kernel/security/lsm)";
-
 pub(super) fn pids(asked: &[Pid]) -> Result<Target, Failure> {
+    let asked: BTreeSet<Pid> = asked.iter().copied().collect();
     let processes = asked
         .iter()
         .map(|&id| one_process(id))
@@ -36,7 +26,7 @@ pub(super) fn pids(asked: &[Pid]) -> Result<Target, Failure> {
     let pids: BTreeSet<Pid> = processes.iter().map(|process| process.pid).collect();
     let what = match &processes[..] {
         [process] => format!("process {} ({})", process.pid, visible(&process.comm)),
-        _ => format!("{} processes ({})", pids.len(), numbers(&pids)),
+        _ => format!("{} ({})", count(&pids), numbers(&pids)),
     };
     Ok(Target {
         what,
@@ -82,28 +72,6 @@ fn one_process(id: Pid) -> Result<Process, Failure> {
     Ok(process)
 }
 
-/// Fails if the mappings of one of these processes may not be read: then nothing can be said of its code.
-pub(super) fn check_access(pids: &[Pid]) -> Result<(), Failure> {
-    for &pid in pids {
-        match read_maps(pid) {
-            Err(ProcessError::NotPermitted { cause, .. }) => {
-                let name = Process::find(pid).map(|process| process.comm).unwrap_or_default();
-                let what = format!("cannot read the mappings of process {pid} ({})", visible(&name));
-                let remedy = if rustix::process::geteuid().is_root() {
-                    REFUSED_ROOT
-                } else {
-                    PRIVILEGE
-                };
-                let failure = Failure::new(Code::NotPermitted, format!("{what}: {}", reason(&cause)));
-                return Err(failure.with_remedy(remedy));
-            }
-            Err(err) if err.is_gone() => return Err(Failure::new(Code::NoTarget, err)),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 pub(super) fn comm(asked: &[String]) -> Result<Target, Failure> {
     let cut = |name: &String| name.get(..COMM_BYTES).unwrap_or(name).to_owned();
     let rules = Rules {
@@ -132,7 +100,16 @@ pub(super) fn exe(asked: &[PathBuf]) -> Result<Target, Failure> {
         .collect();
     let names: Vec<&OsStr> = asked.iter().map(|path| path.as_os_str()).collect();
     let known = others(&all).filter_map(|process| Some(process.exe().ok()?.to_string_lossy().into_owned()));
-    by_rules(rules, pids, "running", &names, known)
+    let is_hidden = |process: &&Process| process.exe().is_err_and(|err| err.is_permission());
+    let hidden = others(&all).filter(is_hidden).count();
+    by_rules(rules, pids, "running", &names, known).map_err(|failure| match hidden {
+        0 => failure,
+        hidden => failure.with_remedy(format!(
+            "of {} it may not be known what it runs: {}",
+            counted(hidden, "process"),
+            access::why_refused()
+        )),
+    })
 }
 
 /// All but ourselves: `--comm moonscope` means another one.
@@ -157,10 +134,8 @@ fn by_rules(
             near => failure.with_remedy(format!("there are: {}", near.join(", "))),
         });
     }
-    let count = pids.len();
-    let noun = if count == 1 { "process" } else { "processes" };
     Ok(Target {
-        what: format!("{count} {noun} {how} {shown}"),
+        what: format!("{} {how} {shown}", count(&pids)),
         scope: Scope::Processes { pids, rules },
     })
 }
@@ -176,10 +151,10 @@ pub(super) fn cgroup(path: &Path) -> Result<Target, Failure> {
     };
     let pids = cgroup.pids()?;
     if pids.is_empty() && cgroup.v2_id.is_none() {
-        return Err(Failure::new(
-            Code::NoTarget,
-            format!("no process in control group {name}"),
-        ));
+        let failure = Failure::new(Code::NoTarget, format!("no process in control group {name}"));
+        return Err(
+            failure.with_remedy("start one there first: of version 1 a group is recorded by its processes")
+        );
     }
     let what = format!("control group {} ({})", visible(&cgroup.at.path), count(&pids));
     Ok(Target {
@@ -344,11 +319,7 @@ fn find_program(name: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 fn count(pids: &BTreeSet<Pid>) -> String {
-    format!(
-        "{} {}",
-        pids.len(),
-        if pids.len() == 1 { "process" } else { "processes" }
-    )
+    counted(pids.len(), "process")
 }
 
 /// The first few ids.

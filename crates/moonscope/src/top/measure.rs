@@ -150,7 +150,7 @@ impl Measurement {
         let session = match prepared {
             Ok(session) => session,
             Err(failure) => {
-                said = failure.lines().collect();
+                said = failure.lines();
                 self.what.event = before;
                 self.lend(|recorder| recorder.prepare_and_tell(&mut |_, _| ()))?
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
+use moonscope_process::counted;
 use moonscope_profile::{Profile, WriteOptions, visible};
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGCONT, SIGTSTP};
@@ -177,17 +178,16 @@ impl Show {
         let path = default_path("svg");
         let written = Outputs::check(std::slice::from_ref(&path), false).and_then(|mut outputs| {
             outputs.options = options;
-            outputs.write_all(profile)
+            outputs.write_all(profile).complete()
         });
         match written {
-            Ok(_) => {
-                let samples = profile.accounting.kept();
-                state.say(format!("wrote {}: {samples} samples", path.display()));
+            Ok(()) => {
+                let samples = counted(profile.accounting.kept(), "sample");
+                state.say(format!("wrote {}: {samples}", path.display()));
                 Some(path)
             }
             Err(failure) => {
-                let lines: Vec<String> = failure.lines().collect();
-                state.say(lines.join(" "));
+                state.say(failure.lines().join(" "));
                 None
             }
         }
