@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(lines.len(), 5);
         assert!(lines[1].ends_with(&"#".repeat(20)), "{lines:?}");
         assert!(lines[2].trim_end().ends_with(" 0"), "{lines:?}");
-        assert!(lines[4].starts_with("1 calls of f did not return"));
+        assert!(lines[4].starts_with("1 call of f did not return"));
         assert!(histogram("f", false, std::iter::empty()).is_empty());
     }
 }
