@@ -67,7 +67,8 @@ static __noinline int look_at_heap(struct lua_alloc_cpu *cpu, const struct pt_re
 	__u32 pid = pid_tgid >> 32;
 	struct walk *w = &cpu->walk;
 	const struct ms_lua_layout *layout;
-	struct lua_state state;
+	/* not on the stack: Linux 5.10 lets nobody read what may not have been written there */
+	struct lua_state *state = &w->found;
 
 	cpu->now.g = 0;
 	cpu->now.tid = (__u32)pid_tgid;
@@ -79,13 +80,13 @@ static __noinline int look_at_heap(struct lua_alloc_cpu *cpu, const struct pt_re
 		return -1;
 	walk_from_regs(w, &cpu->regs);
 	w->pid = pid;
-	if (lua_find_live(w, &state))
+	if (lua_find_live(w, state))
 		return -1;
-	layout = ms_lua_layout(state.layout);
-	if (lua_read_heap(w, layout, state.g, &cpu->now.heap) ||
-	    ms_read_user(w, &cpu->now.vmstate, 4, state.g + layout->vmstate))
+	layout = ms_lua_layout(state->layout);
+	if (lua_read_heap(w, layout, state->g, &cpu->now.heap) ||
+	    ms_read_user(w, &cpu->now.vmstate, 4, state->g + layout->vmstate))
 		return -1;
-	cpu->now.g = state.g;
+	cpu->now.g = state->g;
 	return 0;
 }
 
