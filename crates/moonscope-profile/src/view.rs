@@ -105,6 +105,36 @@ impl View {
         Ok(Self::sorted(names.items, rows, value))
     }
 
+    /// Does a group stand at the root of any stack?
+    pub fn has_groups(&self) -> bool {
+        self.rows
+            .iter()
+            .filter_map(|row| self.names.get(*row.path.first()? as usize))
+            .any(|name| name.kind == NameKind::Group)
+    }
+
+    /// Folded stacks do not say that what they begin with is no frame: makes groups of it. Names are not sorted then.
+    pub fn make_groups_of_roots(&mut self) {
+        let mut groups: HashMap<u32, u32> = HashMap::new();
+        for row in &mut self.rows {
+            let Some(root) = row.path.first_mut() else {
+                continue;
+            };
+            let name = &self.names[*root as usize];
+            if name.kind != NameKind::Frame(FrameKind::Native) {
+                continue;
+            }
+            let text = name.text.clone();
+            *root = *groups.entry(*root).or_insert_with(|| {
+                self.names.push(Name {
+                    text,
+                    kind: NameKind::Group,
+                });
+                (self.names.len() - 1) as u32
+            });
+        }
+    }
+
     /// Numbers names in their order, then sorts and merges rows.
     fn sorted(names: Vec<Name>, mut rows: Vec<Row>, value: ValueType) -> Self {
         let (names, rank) = ranked(names);

@@ -156,3 +156,26 @@ fn stack_analyzer() {
         );
     }
 }
+
+/// Folded stacks do not say that they begin with a group and not with a frame.
+#[test]
+fn a_profile_does_not_differ_from_its_folded_stacks() {
+    let options = WriteOptions::default();
+    let profile = example::gateway();
+    let text = written(&profile, Format::Folded, &options);
+    let folded = Format::Folded.read(&mut text.as_slice()).unwrap();
+    for (before, after) in [(&profile, &folded), (&folded, &profile)] {
+        let mut out = Vec::new();
+        Comparison::new(before, after, &options, false)
+            .unwrap()
+            .write(Format::Folded, &mut out)
+            .unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(!lines.is_empty());
+        for line in lines {
+            let mut words = line.rsplit(' ');
+            assert_eq!(words.next(), words.next(), "{line}");
+        }
+    }
+}

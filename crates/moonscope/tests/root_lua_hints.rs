@@ -93,6 +93,36 @@ fn root_a_function_that_is_reached_by_tail_calls_has_no_wrong_name() {
     }
 }
 
+/// What runs is `red`, `green` and `blue` in turn, which are one function by file and line: it has the name of none of them.
+#[test]
+fn root_functions_of_texts_that_begin_alike_have_no_wrong_name() {
+    if !root() {
+        return;
+    }
+    for (host, is_compiled) in lua_hosts("openresty-gc64", &["host"])
+        .iter()
+        .flat_map(|host| [(host, true), (host, false)])
+    {
+        let mut command = host.command(&repository("tests/luajit/names/alike.lua"), is_compiled);
+        let program = Program::spawn(command.arg("30"));
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        let frames = recording.profile.json["frames"].as_array().unwrap();
+        let of_texts: Vec<_> = frames
+            .iter()
+            .filter(|frame| {
+                frame["defined_at"] == 2
+                    && frame["file"]
+                        .as_str()
+                        .is_some_and(|file| file.starts_with("[string"))
+            })
+            .collect();
+        assert!(!of_texts.is_empty(), "{} compiled {is_compiled}", host.name);
+        for frame in of_texts {
+            assert!(frame["function"].is_null(), "compiled {is_compiled}: {frame}");
+        }
+    }
+}
+
 /// `require` is a C function, and a stripped program has no symbol for it.
 #[test]
 fn root_a_c_function_without_a_symbol_is_called_what_lua_calls_it() {

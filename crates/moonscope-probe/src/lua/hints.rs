@@ -2,12 +2,28 @@
 //!
 //! After a tail call the caller has called something else than what runs, and nothing on the stack says so. It shows when
 //! the same place is seen to run several functions (what it calls, and what that left its place to), and when places call
-//! one function by different names: then the name is dropped, also from what was recorded before.
+//! one function by different names: then the name is dropped, also from what was recorded before. Texts that begin alike and
+//! are loaded one by one (the serverless functions of APISIX) have functions of one file and line, which are one function
+//! here; each text calls it by a name of its own.
 
 use rustc_hash::FxHashMap;
 
 use super::functions::{LuaFunctionId, LuaFunctions};
 use crate::limits::MAX_PROTOTYPES;
+
+/// A place that calls functions.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The function that it is in.
+    pub function: LuaFunctionId,
+    /// Where it is in that one's bytecode.
+    pub position: u32,
+    /// Number of the prototype: a function may have several, of texts that begin alike.
+    pub prototype: u64,
+}
+
+/// Prototypes of one function whose names for what they call are remembered; then they are read anew.
+const MAX_TEXTS: usize = 64;
 
 /// What is known of a place that calls functions.
 struct Site {
@@ -15,8 +31,8 @@ struct Site {
     callee: LuaFunctionId,
     /// It was seen to call another one too.
     calls_several: bool,
-    /// What it calls it.
-    name: Option<String>,
+    /// What it calls it, by prototype.
+    names: FxHashMap<u64, Option<String>>,
 }
 
 /// What a function is called.
@@ -58,39 +74,41 @@ impl Hints {
     pub fn note(
         &mut self,
         callee: LuaFunctionId,
-        caller: (LuaFunctionId, u32),
+        place: Place,
         functions: &mut LuaFunctions,
         name: impl FnOnce() -> Option<String>,
     ) -> LuaFunctionId {
         if self.sites.len() >= MAX_PROTOTYPES {
             self.sites.clear();
         }
-        let site = self.sites.entry(caller).or_insert_with(|| Site {
+        let key = (place.function, place.position);
+        let site = self.sites.entry(key).or_insert_with(|| Site {
             callee,
             calls_several: false,
-            name: name(),
+            names: FxHashMap::default(),
         });
+        if site.names.len() >= MAX_TEXTS {
+            site.names.clear();
+        }
+        let name = site.names.entry(place.prototype).or_insert_with(name).clone();
+        let differ = site.names.values().any(|other| *other != name);
         if site.callee != callee && !site.calls_several {
             site.calls_several = true;
             let first = site.callee;
             self.doubt(first, functions);
         }
-        let Some(site) = self.sites.get(&caller) else {
-            return callee;
-        };
-        if site.calls_several {
+        if differ || self.sites.get(&key).is_none_or(|site| site.calls_several) {
             self.doubt(callee, functions);
             return self.shown(callee);
         }
-        let Some(name) = &site.name else {
+        let Some(name) = name else {
             return self.shown(callee);
         };
         match self.hints.get(&callee) {
-            Some(known) if known.is_doubted || known.name == *name => {}
+            Some(known) if known.is_doubted || known.name == name => {}
             Some(_) => self.doubt(callee, functions),
             None => {
-                if let Some(hinted) = functions.with_hint(callee, name) {
-                    let name = name.clone();
+                if let Some(hinted) = functions.with_hint(callee, &name) {
                     let hint = Hint {
                         name,
                         hinted,
@@ -130,6 +148,14 @@ mod tests {
         })
     }
 
+    fn at(function: LuaFunctionId, position: u32) -> Place {
+        Place {
+            function,
+            position,
+            prototype: 1,
+        }
+    }
+
     fn name(functions: &LuaFunctions, id: LuaFunctionId) -> Option<String> {
         functions.get(id)?.name.as_deref().map(str::to_owned)
     }
@@ -139,7 +165,7 @@ mod tests {
         let (mut hints, mut functions) = (Hints::default(), LuaFunctions::default());
         let [caller, callee] = [1, 2].map(|line| function(&mut functions, line));
         for position in [5, 9] {
-            let shown = hints.note(callee, (caller, position), &mut functions, || {
+            let shown = hints.note(callee, at(caller, position), &mut functions, || {
                 Some("work".to_owned())
             });
             assert_eq!(name(&functions, shown).as_deref(), Some("work?"));
@@ -152,7 +178,7 @@ mod tests {
         let (mut hints, mut functions) = (Hints::default(), LuaFunctions::default());
         let [caller, called, runs] = [1, 2, 3].map(|line| function(&mut functions, line));
         let mut note = |callee| {
-            hints.note(callee, (caller, 5), &mut functions, || {
+            hints.note(callee, at(caller, 5), &mut functions, || {
                 Some("dispatch".to_owned())
             })
         };
@@ -168,12 +194,44 @@ mod tests {
     fn a_function_of_two_names_has_none() {
         let (mut hints, mut functions) = (Hints::default(), LuaFunctions::default());
         let [caller, callee] = [1, 2].map(|line| function(&mut functions, line));
-        let first = hints.note(callee, (caller, 5), &mut functions, || Some("auth".to_owned()));
-        let second = hints.note(callee, (caller, 9), &mut functions, || {
+        let first = hints.note(callee, at(caller, 5), &mut functions, || Some("auth".to_owned()));
+        let second = hints.note(callee, at(caller, 9), &mut functions, || {
             Some("dispatch".to_owned())
         });
         assert_eq!((name(&functions, first), name(&functions, second)), (None, None));
-        let third = hints.note(callee, (caller, 5), &mut functions, || None);
+        let third = hints.note(callee, at(caller, 5), &mut functions, || None);
         assert_eq!(name(&functions, third), None);
+    }
+
+    #[test]
+    fn functions_of_texts_that_begin_alike_do_not_have_the_name_of_one_of_them() {
+        let (mut hints, mut functions) = (Hints::default(), LuaFunctions::default());
+        let [caller, callee] = [1, 2].map(|line| function(&mut functions, line));
+        let mut note = |position, prototype, name: Option<&str>| {
+            let place = Place {
+                prototype,
+                ..at(caller, position)
+            };
+            hints.note(callee, place, &mut functions, || name.map(str::to_owned))
+        };
+        let named = [
+            note(5, 1, Some("red")),
+            note(5, 2, Some("green")),
+            note(5, 1, Some("red")),
+        ];
+        for shown in named {
+            assert_eq!(name(&functions, shown), None);
+        }
+        // nor if one of them has no name for it
+        let (mut hints, mut functions) = (Hints::default(), LuaFunctions::default());
+        let [caller, callee] = [1, 2].map(|line| function(&mut functions, line));
+        for (prototype, called) in [(1, Some("red")), (2, None)] {
+            let place = Place {
+                prototype,
+                ..at(caller, 5)
+            };
+            hints.note(callee, place, &mut functions, || called.map(str::to_owned));
+        }
+        assert_eq!(name(&functions, hints.shown(callee)), None);
     }
 }

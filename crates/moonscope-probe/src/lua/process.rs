@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::builds::MappedBuild;
 use super::functions::{LuaFunctionId, LuaFunctions};
-use super::hints::Hints;
+use super::hints::{Hints, Place};
 use super::prototypes::{Gone, Known, print_of};
 use super::vm::{LuaVm, NotNow};
 use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
@@ -40,6 +40,8 @@ pub struct LuaProcess {
     /// Those that were at these addresses last.
     gone: FxHashMap<u64, Gone>,
     hints: Hints,
+    /// Prototypes read so far.
+    read: u64,
     /// What the function of a print was, if its prototype is gone.
     by_print: FxHashMap<u32, LuaFunctionId>,
     /// Those that samples had since they were last looked at.
@@ -86,6 +88,7 @@ impl LuaProcess {
             prototypes: FxHashMap::default(),
             gone: FxHashMap::default(),
             hints: Hints::default(),
+            read: 0,
             by_print: FxHashMap::default(),
             used: FxHashSet::default(),
             looked_at_prototypes: Instant::now(),
@@ -325,10 +328,15 @@ impl LuaProcess {
         functions: &mut LuaFunctions,
     ) -> Option<LuaFunctionId> {
         let callee = self.prototypes.get(&proto)?.function;
-        let caller_function = self.prototypes.get(&caller)?.function;
+        let Known { function, number, .. } = self.prototypes.get(&caller)?;
+        let place = Place {
+            function: *function,
+            position,
+            prototype: *number,
+        };
         let mut hints = std::mem::take(&mut self.hints);
         let name = || self.site(g, (caller, position));
-        let shown = hints.note(callee, (caller_function, position), functions, name);
+        let shown = hints.note(callee, place, functions, name);
         self.hints = hints;
         Some(shown)
     }
@@ -367,7 +375,9 @@ impl LuaProcess {
             let name = self.names.name_of(&prototype);
             let is_nameless = name.name.is_none();
             let function = functions.intern(name.into());
+            self.read += 1;
             let known = Known {
+                number: self.read,
                 is_nameless,
                 print: print_of(&prototype.identity),
                 prototype,

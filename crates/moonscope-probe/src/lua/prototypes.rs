@@ -16,6 +16,8 @@ pub(super) struct Known {
     /// It has no name of its own that one can be sure of.
     pub(super) is_nameless: bool,
     pub(super) checked: Instant,
+    /// Of all that were read of the process: tells apart what was at one address in turn.
+    pub(super) number: u64,
 }
 
 impl Known {

@@ -52,7 +52,12 @@ impl Comparison {
         options: &WriteOptions,
         raw: bool,
     ) -> Result<Self, WriteError> {
-        let views = [View::new(before, options)?, View::new(after, options)?];
+        let mut views = [View::new(before, options)?, View::new(after, options)?];
+        match views.each_ref().map(View::has_groups) {
+            [true, false] => views[1].make_groups_of_roots(),
+            [false, true] => views[0].make_groups_of_roots(),
+            _ => {}
+        }
         let side = |profile: &Profile, view: &View| Side {
             subject: subject(profile),
             circumstances: circumstances(profile),
