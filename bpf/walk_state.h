@@ -7,8 +7,8 @@
 
 enum {
 	/*
-	 * Words of the stack that are read at once: a few frames. A read costs much more than the words it brings
-	 * (45 ns for 4 words, 60 for 64, Linux 6.18).
+	 * Words of the stack that are read at once: a few frames. A read costs much more than the words it brings:
+	 * 105 frames took 13.9 us with one for each, and 6.1 with these (Linux 6.18).
 	 */
 	MS_CHUNK_WORDS = 64,
 	MS_CHUNK_BYTES = 8 * MS_CHUNK_WORDS,
