@@ -8,12 +8,11 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Program, program, root, tool};
+use common::{MovedPages, Program, program, root, tool};
 use moonscope_probe::{
     EventSettings, Limits, Options, RawFrame, RawStackId, Recorded, Scope, Session, Totals,
 };
@@ -60,13 +59,17 @@ fn options(limits: Limits) -> Options {
 /// A recording of which each process is added by hand.
 struct Watched {
     session: Session,
+    moved: MovedPages,
 }
 
 impl Watched {
     fn start(limits: Limits) -> Self {
         let mut session = Session::prepare(&options(limits)).unwrap();
         session.start().unwrap();
-        Self { session }
+        Self {
+            session,
+            moved: MovedPages::now(),
+        }
     }
 
     fn add(&mut self, program: &Program) {
@@ -107,13 +110,18 @@ impl Watched {
         let (totals, recorded) = self.session.finish().unwrap();
         let tables = totals.tables;
         println!("{tables:?}, {:?}", totals.received);
-        Outcome { totals, recorded }
+        Outcome {
+            totals,
+            recorded,
+            moved: self.moved,
+        }
     }
 }
 
 struct Outcome {
     totals: Totals,
     recorded: Recorded,
+    moved: MovedPages,
 }
 
 impl Outcome {
@@ -121,7 +129,8 @@ impl Outcome {
     #[track_caller]
     fn assert_all_right(&self) {
         let received = &self.totals.received;
-        assert_eq!(received.truncated, BTreeMap::new());
+        self.moved
+            .assert_no_other_cuts(&received.truncated, received.samples());
         assert_eq!((received.malformed, self.totals.ticks.lost_ring), (0, 0));
         let comparison = &received.comparison;
         assert_eq!(

@@ -5,8 +5,10 @@
 pub mod here;
 #[path = "../../../moonscope/tests/common/load.rs"]
 pub mod load;
+pub mod moved_pages;
 #[path = "../../../moonscope/tests/common/program.rs"]
 pub mod program;
 
 pub use here::{repository, root, skip, tool, wait_until};
+pub use moved_pages::MovedPages;
 pub use program::{Program, program};
