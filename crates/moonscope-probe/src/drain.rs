@@ -94,6 +94,8 @@ pub struct Drain {
     later: Vec<KeptRecord>,
     /// Processes whose mappings changed.
     outdated: BTreeSet<Pid>,
+    /// A process of ours began a program or mapped something, so more mappings are to come; since this was last taken.
+    is_loading: bool,
     waiting: Vec<KeptRecord>,
     /// Of `later` and `waiting`, since the last look at what was mapped.
     kept_bytes: usize,
@@ -132,6 +134,7 @@ impl Drain {
             perf_maps: PerfMaps::new(),
             max_depth,
             outdated: BTreeSet::new(),
+            is_loading: false,
             waiting: Vec::new(),
             kept_bytes: 0,
             remembered: FxHashMap::default(),
@@ -158,10 +161,16 @@ impl Drain {
         for (at, pid, mapping) in self.watch.read() {
             if self.processes.note_mapping(pid, at, &mapping) {
                 self.outdated.insert(pid);
+                self.is_loading = true;
             }
         }
         self.changes
             .extend(self.watch.take_renamed().into_iter().map(Change::Renamed));
+    }
+
+    /// Is a process about to map something of which we may not be told at once?
+    pub fn take_is_loading(&mut self) -> bool {
+        std::mem::take(&mut self.is_loading) && self.watch.is_storm()
     }
 
     /// Takes one record.
@@ -284,6 +293,7 @@ impl Drain {
                 self.forget(event.pid, Gone::Replaced);
                 if event.wanted != 0 {
                     let _ = self.scan(event.pid);
+                    self.is_loading = true;
                 }
                 self.changes.push(Change::Executed(event.pid));
             }
@@ -304,6 +314,10 @@ impl Drain {
             .into_iter()
             .partition(|record| record.sample().is_some_and(|sample| sample.head.pid == pid));
         self.waiting = others;
+        if !ours.is_empty() {
+            // were the mappings that were read last its own, or of who has its pid now?
+            self.read_watch();
+        }
         let mut failed = None;
         for record in &ours {
             let Some(sample) = record.sample() else { continue };

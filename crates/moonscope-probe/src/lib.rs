@@ -36,6 +36,7 @@ mod recorded;
 mod sample;
 mod session;
 mod shared_array;
+mod side_band;
 #[allow(
     missing_docs,
     unused_qualifications,

@@ -178,6 +178,11 @@ pub const ROOM_REST: std::time::Duration = std::time::Duration::from_secs(1);
 /// a second, which cost some 10 microseconds each.
 pub const MAPPINGS_REST: std::time::Duration = std::time::Duration::from_millis(2);
 
+/// The next look while so much is mapped that not all is told of at once ([`crate::side_band`]), if a process of ours
+/// has just begun a program or mapped something: a loader maps the next library within a millisecond or so, and a
+/// short program must be looked at while it lives.
+pub const MAPPINGS_SOON: std::time::Duration = std::time::Duration::from_millis(4);
+
 /// Perf maps that are held open: a directory and a file each.
 pub const MAX_PERF_MAPS: usize = 512;
 

@@ -1,5 +1,5 @@
-//! New executable mappings, as perf's side band tells of them (PERF_RECORD_MMAP2), and what for; and new names of
-//! processes.
+//! New executable mappings, as perf's side band tells of them (PERF_RECORD_MMAP2), and what for; when a process began
+//! its program; and new names of processes.
 //!
 //! The kernel side notices most changes by itself, for `mm->exec_vm` changes. It cannot notice that a
 //! library was replaced by another one of the same size at the same place, and it knows nothing of a
@@ -9,23 +9,24 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use moonscope_process::{Mapping, MappingName, Pid};
 
-use crate::perf_event::{self, Attr, RecordRing};
+use crate::side_band::SideBand;
 
-/// Data pages of each CPU's ring, a power of two: 256 KiB hold some 2,000 records.
-const RING_PAGES: usize = 64;
 /// Mappings remembered of a process that was not looked at yet.
 const REMEMBERED_MAPPINGS: usize = 256;
 /// Processes of which mappings are remembered; the oldest knowledge goes first.
 const REMEMBERED_PROCESSES: usize = 4096;
-/// Execs remembered of a process. Those between a sample and the look at its process matter: some milliseconds.
-const REMEMBERED_EXECS: usize = 16;
+/// Of how many of them at least there is room again when some go.
+const FORGOTTEN_AT_ONCE: usize = REMEMBERED_PROCESSES / 8;
+/// Beginnings remembered of a pid. Those between a sample and the look at its process matter: some milliseconds.
+const REMEMBERED_BEGINNINGS: usize = 16;
 
 const RECORD_LOST: u32 = 2;
 const RECORD_COMM: u32 = 3;
+const RECORD_FORK: u32 = 7;
 const RECORD_MMAP2: u32 = 10;
 /// PERF_RECORD_MISC_COMM_EXEC: the name changed because of an exec.
 const MISC_COMM_EXEC: u16 = 1 << 13;
@@ -34,7 +35,7 @@ const MISC_MMAP_BUILD_ID: u16 = 1 << 14;
 
 /// Watches all processes of the machine.
 pub struct MmapWatch {
-    rings: Vec<(RecordRing, OwnedFd)>,
+    side_band: SideBand,
     /// What was mapped by processes, since they began to run their program.
     remembered: BTreeMap<Pid, Remembered>,
     /// Processes that have given themselves another name, since this was last taken.
@@ -46,8 +47,8 @@ pub struct MmapWatch {
 #[derive(Default)]
 struct Remembered {
     mappings: Vec<Mapping>,
-    /// When it began to run another program; the last ones.
-    execs: VecDeque<u64>,
+    /// When it was born, or began to run another program; the last ones.
+    beginnings: VecDeque<u64>,
     last: u64,
 }
 
@@ -64,25 +65,16 @@ impl Remembered {
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Mapped(Mapping),
-    Executed,
+    /// A process with this pid was born, or runs another program.
+    Began,
     Renamed,
 }
 
 impl MmapWatch {
     /// Begins to watch on these CPUs.
     pub fn start(cpus: &[u32]) -> io::Result<Self> {
-        let attr = Attr::side_band();
-        let rings = cpus
-            .iter()
-            .map(|&cpu| {
-                let event = perf_event::open(&attr, cpu)?;
-                let ring = RecordRing::map(event.as_fd(), RING_PAGES)?;
-                perf_event::enable(event.as_fd())?;
-                Ok((ring, event))
-            })
-            .collect::<io::Result<_>>()?;
         Ok(Self {
-            rings,
+            side_band: SideBand::start(cpus)?,
             remembered: BTreeMap::new(),
             renamed: BTreeSet::new(),
             lost: 0,
@@ -91,18 +83,22 @@ impl MmapWatch {
 
     /// What becomes readable when something was mapped.
     pub fn events(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.rings.iter().map(|(_, event)| event.as_fd())
+        self.side_band.events()
+    }
+
+    /// Does so much happen that [`MmapWatch::events`] do not tell of everything at once?
+    pub fn is_storm(&self) -> bool {
+        self.side_band.is_storm()
     }
 
     /// Reads what came since the last call, in the order of time (CLOCK_MONOTONIC).
     pub fn read(&mut self) -> Vec<(u64, Pid, Mapping)> {
         let mut said = Vec::new();
-        for (ring, _) in &mut self.rings {
-            ring.drain(|kind, misc, body| match kind {
-                RECORD_LOST => self.lost += word(body, 8).unwrap_or(1),
-                _ => said.extend(parse(kind, misc, body)),
-            });
-        }
+        let take = |kind, misc, body: &[u8]| match kind {
+            RECORD_LOST => self.lost += word(body, 8).unwrap_or(1),
+            _ => said.extend(parse(kind, misc, body)),
+        };
+        self.side_band.drain(take);
         // a process may have moved from one CPU to another between two records
         said.sort_by_key(|&(time, ..)| time);
         let mut changed = Vec::new();
@@ -111,11 +107,11 @@ impl MmapWatch {
                 Said::Renamed => {
                     self.renamed.insert(pid);
                 }
-                Said::Executed => {
+                Said::Began => {
                     let remembered = Remembered::at(&mut self.remembered, pid, time);
                     remembered.mappings.clear();
-                    remembered.execs.truncate(REMEMBERED_EXECS - 1);
-                    remembered.execs.push_front(time);
+                    remembered.beginnings.truncate(REMEMBERED_BEGINNINGS - 1);
+                    remembered.beginnings.push_front(time);
                 }
                 Said::Mapped(mapping) => {
                     let remembered = Remembered::at(&mut self.remembered, pid, time);
@@ -140,16 +136,18 @@ impl MmapWatch {
     }
 
     fn forget_oldest(&mut self) {
-        while self.remembered.len() > REMEMBERED_PROCESSES {
-            let Some(oldest) = self
-                .remembered
-                .iter()
-                .min_by_key(|(_, one)| one.last)
-                .map(|(&pid, _)| pid)
-            else {
-                return;
-            };
-            self.remembered.remove(&oldest);
+        if self.remembered.len() <= REMEMBERED_PROCESSES {
+            return;
+        }
+        let mut by_age: Vec<_> = self
+            .remembered
+            .iter()
+            .map(|(&pid, one)| (one.last, pid))
+            .collect();
+        by_age.sort_unstable();
+        by_age.truncate(self.remembered.len() + FORGOTTEN_AT_ONCE - REMEMBERED_PROCESSES);
+        for (_, pid) in by_age {
+            self.remembered.remove(&pid);
         }
     }
 
@@ -161,14 +159,15 @@ impl MmapWatch {
         Some(mappings).filter(|mappings| !mappings.is_empty())
     }
 
-    /// Did this pid begin to run another program in this time? The kernel says so before anything of the new one
-    /// is mapped (`begin_new_exec`, fs/exec.c), so what is known after a look at its mappings and a call of
+    /// Did a process with this pid begin in this time, by birth or with another program? The kernel says so before a
+    /// new process runs (`copy_process`, kernel/fork.c) and before anything of a new program is mapped
+    /// (`begin_new_exec`, fs/exec.c), so what is known after a look at its mappings and a call of
     /// [`MmapWatch::read`] is all there is to know.
-    pub fn executed_within(&self, pid: Pid, after: u64, until: u64) -> bool {
+    pub fn began_within(&self, pid: Pid, after: u64, until: u64) -> bool {
         let within = |&at: &u64| after < at && at <= until;
         self.remembered
             .get(&pid)
-            .is_some_and(|one| one.execs.iter().any(within))
+            .is_some_and(|one| one.beginnings.iter().any(within))
     }
 
     /// The process ended at this time; what came after is another one's.
@@ -185,7 +184,9 @@ fn parse(kind: u32, misc: u16, body: &[u8]) -> Option<(u64, Pid, Said)> {
     let time = u64::from_ne_bytes(*time);
     let pid = half(body, 0)?;
     match kind {
-        RECORD_COMM if misc & MISC_COMM_EXEC != 0 => Some((time, pid, Said::Executed)),
+        RECORD_COMM if misc & MISC_COMM_EXEC != 0 => Some((time, pid, Said::Began)),
+        // pid, that of the parent, tid: others are threads
+        RECORD_FORK if half(body, 8)? == pid => Some((time, pid, Said::Began)),
         // a process is called what its first thread is called
         RECORD_COMM if half(body, 4)? == pid => Some((time, pid, Said::Renamed)),
         RECORD_MMAP2 if misc & MISC_MMAP_BUILD_ID == 0 => {
@@ -250,5 +251,20 @@ mod tests {
             assert_eq!(parse(RECORD_MMAP2, 0, &vec![0; len]), None, "{len}");
         }
         assert!(parse(RECORD_MMAP2, 0, &[0; 72]).is_some());
+    }
+
+    #[test]
+    fn a_process_is_born_and_a_thread_is_not() {
+        // pid, that of the parent, tid, that of the parent's thread; the time, twice
+        let record = |pid: u32, tid: u32| {
+            let mut body: Vec<u8> = [pid, 7, tid, 7].map(u32::to_ne_bytes).concat();
+            body.extend([1000u64, 1000].map(u64::to_ne_bytes).concat());
+            body
+        };
+        assert_eq!(
+            parse(RECORD_FORK, 0, &record(21, 21)),
+            Some((1000, 21, Said::Began))
+        );
+        assert_eq!(parse(RECORD_FORK, 0, &record(21, 22)), None);
     }
 }

@@ -142,14 +142,13 @@ impl Attr {
     }
 
     /// No samples, but records of executable mappings and execs, each ending with its time. Whoever polls
-    /// the event is woken by each record.
-    pub fn side_band() -> Self {
+    /// the event is woken for each `watermark` bytes.
+    pub fn side_band(watermark: u32) -> Self {
         let flags = MMAP | MMAP2 | COMM | COMM_EXEC | SAMPLE_ID_ALL | USE_CLOCKID | WATERMARK;
         Self {
             sample_type: SAMPLE_TIME,
             clockid: CLOCK_MONOTONIC,
-            // bytes
-            wakeup: 1,
+            wakeup: watermark,
             ..Self::new(TYPE_SOFTWARE, SOFTWARE_DUMMY, flags)
         }
     }

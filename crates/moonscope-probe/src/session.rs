@@ -24,7 +24,7 @@ use crate::collectors;
 use crate::drain::{Change, Drain, Interval as Which};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables};
-use crate::limits::{Limits, MAPPINGS_REST, TABLES_AT_START};
+use crate::limits::{Limits, MAPPINGS_REST, MAPPINGS_SOON, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
@@ -116,6 +116,8 @@ pub struct Session {
     counters: SharedArray<abi::ms_counters>,
     targets: Targets,
     looked_at_mappings: Instant,
+    /// A process is about to map more than we are told of.
+    is_loading: bool,
     /// Files with LuaJIT that collectors know of.
     lua_files: Vec<ExecutableId>,
     _stats: Option<StatsSwitch>,
@@ -225,6 +227,7 @@ impl Session {
             targets,
             counters,
             looked_at_mappings: Instant::now(),
+            is_loading: false,
             lua_files: Vec::new(),
             _stats: stats,
         };
@@ -280,7 +283,13 @@ impl Session {
         }
         let drain = self.drain.borrow();
         let events: Vec<_> = std::iter::once(ring).chain(drain.watch.events()).collect();
-        wait_for(&events, timeout - rest)?;
+        let left = timeout - rest;
+        let left = if self.is_loading {
+            left.min(MAPPINGS_SOON)
+        } else {
+            left
+        };
+        wait_for(&events, left)?;
         drop(events);
         drop(drain);
         self.looked_at_mappings = Instant::now();
@@ -292,6 +301,7 @@ impl Session {
         let is_all = self.receive_rounds(rounds)?;
         self.take_sums()?;
         let mut drain = self.drain.borrow_mut();
+        self.is_loading = drain.take_is_loading();
         let changes = std::mem::take(&mut drain.changes);
         let remapped = std::mem::take(&mut drain.remapped);
         drop(drain);

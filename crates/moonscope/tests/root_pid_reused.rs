@@ -213,9 +213,9 @@ fn root_a_stranger_with_the_pid_of_a_target_that_ended_is_not_recorded() {
     let Some(beside) = program("shares") else { return };
     let pid = free_pid();
     let beside = Program::start(&beside, &["60"]);
-    let target = programs.start_under(pid, &programs.shares, &["2"]);
+    let target = programs.start_under(pid, &programs.shares, &["4"]);
     let (one, two) = (pid.to_string(), beside.pid_text());
-    let recording = record_while(RATE, &["-p", &one, "-p", &two, "-d", "5s"], || {
+    let recording = record_while(RATE, &["-p", &one, "-p", &two, "-d", "8s"], || {
         target.wait();
         programs.run_under(pid, &programs.chain, &["1"]);
         programs.run_under(pid, Path::new("-"), &["0.3"]);

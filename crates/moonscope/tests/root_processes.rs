@@ -79,6 +79,31 @@ fn root_threads_born_during_the_recording_are_in_it() {
     assert_threads(&recording, &program.wait(), 4);
 }
 
+/// Births of threads are told of in a ring of perf's, whether we want it or not. Whoever is woken for each of them
+/// costs the thread's parent an interrupt (`irq_work`): 27 % of these samples, once.
+#[test]
+fn root_births_of_threads_do_not_wake_us() {
+    let Some(path) = root().then(|| program("births")).flatten() else {
+        return;
+    };
+    let recording = record(&["--", path.to_str().unwrap(), "3"]);
+    let births = Truth::read(&recording.run.stdout).numbers("births")[0];
+    assert!(births > 1_000.0, "{births}");
+    let below = |function: &str| {
+        let is_below = |sample: &Sample| sample.kernel().any(|frame| frame.name().contains(function));
+        recording.profile.count(is_below)
+    };
+    // the kernel's stacks are there, and named
+    assert!(below("clone") > recording.profile.total() / 20);
+    // others may record at the same time, and be woken until they see what goes on
+    assert!(
+        below("irq_work") <= recording.profile.total() / 10,
+        "{} of {} samples are wake-ups",
+        below("irq_work"),
+        recording.profile.total()
+    );
+}
+
 /// Each turn opens libalpha, works, closes it, and does the same with libbeta at the same place.
 #[test]
 fn root_a_library_at_the_place_of_another_gets_its_own_names() {
@@ -471,7 +496,7 @@ fn root_a_recording_ends_with_its_target() {
     let Some(path) = root().then(|| program("shares")).flatten() else {
         return;
     };
-    let mut program = Program::start(&path, &["1"]);
+    let mut program = Program::start(&path, &["3"]);
     let recording = record(&["-p", &program.pid_text(), "-d", "10m"]);
     assert!(
         recording.run.stderr.contains("(until it ended)"),

@@ -45,8 +45,8 @@ impl Drain {
 
     pub(super) fn use_what_was_seen(&mut self, sample: &RawSample<'_>, has_ended: bool) -> bool {
         let head = &sample.head;
-        if self.watch.executed_within(head.pid, head.time, u64::MAX) {
-            return false; // what was seen is another program's
+        if self.watch.began_within(head.pid, head.time, u64::MAX) {
+            return false; // what was seen is another program's, or another process's
         }
         let seen = self.watch.seen(head.pid).unwrap_or_default();
         let comm = comm_text(sample);
@@ -57,7 +57,7 @@ impl Drain {
     /// Counts a sample for which the mappings were read (or `failed` to be) after it was taken.
     pub(super) fn count_late(&mut self, sample: &RawSample<'_>, failed: Option<&'static str>) {
         let head = &sample.head;
-        let is_of_next = |read_at| self.watch.executed_within(head.pid, head.time, read_at);
+        let is_of_next = |read_at| self.watch.began_within(head.pid, head.time, read_at);
         let newest = match self.processes.newest_read_at(head.pid) {
             Some(read_at) if is_of_next(read_at) => None,
             _ => self.processes.newest(head.pid).cloned(),

@@ -150,7 +150,7 @@ pub fn record_at(rate: &str, args: &[&str]) -> Recording {
     record_while(rate, args, || ())
 }
 
-/// The same, and does something once the recording knows its targets and has opened its clock.
+/// The same, and does something while the recording measures.
 #[track_caller]
 pub fn record_while(rate: &str, args: &[&str], something: impl FnOnce()) -> Recording {
     let dir = tempfile::tempdir().unwrap();
@@ -166,14 +166,7 @@ pub fn record_while(rate: &str, args: &[&str], something: impl FnOnce()) -> Reco
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let fds = format!("/proc/{}/fd", child.id());
-    let is_clock = |fd: std::fs::DirEntry| {
-        std::fs::read_link(fd.path()).is_ok_and(|link| link.to_string_lossy().contains("perf_event"))
-    };
-    wait_until("the clock is open", || {
-        let has_ended = child.try_wait().unwrap().is_some();
-        has_ended || std::fs::read_dir(&fds).is_ok_and(|fds| fds.flatten().any(is_clock))
-    });
+    wait_until_it_measures(&mut child);
     something();
     let run: Run = child.wait_with_output().unwrap().into();
     assert_eq!(run.code, 0, "record {args:?}: {}", run.stderr);
