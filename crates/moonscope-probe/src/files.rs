@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_hostile_name_is_escaped() {
         let files = named(b"\x1b[31m\n\xff\0", 0, 1);
-        assert_eq!(files.name(7).unwrap(), "/\\u{1b}[31m\\n\\xff");
+        assert_eq!(files.name(7).unwrap(), "/\\x1b[31m\\n\\xff");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 
 /// Shows text with everything that is not a plain visible character written as an escape: `\n`,
-/// `\u{1b}`, `\xff` for a byte that is no UTF-8.
+/// `\x1b`, `\u{202e}`, and `\xff` for a byte that is no UTF-8. The same escapes as those of the crate that writes profiles.
 pub fn visible(text: &(impl AsRef<OsStr> + ?Sized)) -> Visible<'_> {
     Visible(text.as_ref().as_bytes())
 }
@@ -22,10 +22,11 @@ impl fmt::Display for Visible<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
             for char in chunk.valid().chars() {
-                if is_invisible(char) {
-                    write!(f, "{}", char.escape_default())?
-                } else {
-                    write!(f, "{char}")?
+                match char {
+                    '\n' | '\r' | '\t' => write!(f, "{}", char.escape_default())?,
+                    char if char.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(char))?,
+                    char if is_invisible(char) => write!(f, "{}", char.escape_unicode())?,
+                    char => write!(f, "{char}")?,
                 }
             }
             chunk
@@ -42,7 +43,7 @@ fn is_invisible(char: char) -> bool {
     char.is_control()
         || matches!(char,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -59,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_a_terminal_would_obey_is_spelled_out() {
-        assert_eq!(visible("\x1b[2Jx\r\n\t").to_string(), r"\u{1b}[2Jx\r\n\t");
+        assert_eq!(visible("\x1b[2Jx\r\n\t").to_string(), r"\x1b[2Jx\r\n\t");
         assert_eq!(visible("a\u{9b}31m").to_string(), r"a\u{9b}31m");
         assert_eq!(visible("gpj.\u{202e}exe").to_string(), r"gpj.\u{202e}exe");
         assert_eq!(

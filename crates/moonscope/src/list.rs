@@ -39,11 +39,11 @@ const TARGETS: [(&str, &str); 8] = [
     ),
     (
         "--comm NAME",
-        "every process that has, or later gets, this name; repeatable",
+        "every process that has this name (one must be there), or gets it later; repeatable",
     ),
     (
         "--exe PATH",
-        "every process that runs, or later starts, this program; repeatable",
+        "every process that runs this program (one must be there), or starts it later; repeatable",
     ),
     ("--container ID|NAME", "every process of a container"),
     (

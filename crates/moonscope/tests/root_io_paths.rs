@@ -68,7 +68,7 @@ fn root_each_write_has_the_path_that_its_file_had_then() {
         [
             ("/plain", 5000),
             ("/gone (deleted)", 300),
-            ("/a\\nb\\u{1b}[31m\\xff", 77),
+            ("/a\\nb\\x1b[31m\\xff", 77),
             ("/old", 10),
             ("/new", 20),
             ("[unix]", 11),

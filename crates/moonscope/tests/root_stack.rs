@@ -367,5 +367,5 @@ fn root_hostile_names_of_threads_and_lua_files_are_escaped() {
         run.stdout.contains("host_sleep")
     });
     assert!(!run.stdout.contains('\x1b'), "{}", run.stdout);
-    assert!(run.stdout.contains(r"evil\u{1b}[31m\n.lua:1"), "{}", run.stdout);
+    assert!(run.stdout.contains(r"evil\x1b[31m\n.lua:1"), "{}", run.stdout);
 }

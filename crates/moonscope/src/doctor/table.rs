@@ -359,7 +359,7 @@ mod tests {
     fn names_of_others_cannot_steer_the_terminal() {
         let text = render(&report(), false);
         assert!(!text.contains('\x1b') && !text.contains('\x07'));
-        assert!(text.contains(r"/tmp/evil\u{1b}]0;x\u{7}\n"));
+        assert!(text.contains(r"/tmp/evil\x1b]0;x\x07\n"));
     }
 
     #[test]

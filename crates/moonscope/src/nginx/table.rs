@@ -95,7 +95,7 @@ mod tests {
     fn what_others_chose_gives_the_terminal_no_orders() {
         let mut table = Table::new(&["URI"]);
         table.row(["/\x1b[2J".into()]);
-        assert_eq!(table.to_string(), "URI\n/\\u{1b}[2J\n");
+        assert_eq!(table.to_string(), "URI\n/\\x1b[2J\n");
     }
 
     #[test]
