@@ -28,7 +28,7 @@ pub struct Table {
     functions: Vec<u32>,
 }
 
-/// What became of the unwind information of a file. All but the first four should be 0 or nearly so.
+/// What became of the unwind information of a file. What is about damage should be 0 or nearly so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStats {
     /// FDEs taken from `.eh_frame`.
@@ -53,6 +53,8 @@ pub struct TableStats {
     pub broken_entries: u32,
     /// Entries left out because the file asked for too much work.
     pub over_budget: u32,
+    /// Bytes of code that something describes.
+    pub described_bytes: u64,
 }
 
 impl TableStats {
@@ -179,6 +181,7 @@ impl Table {
         all.extend(tagged(&go_pieces, Source::Go));
         all.sort_unstable_by_key(|piece| piece.0.start);
         let described: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
+        stats.described_bytes = described.iter().map(|entry| entry.end - entry.start).sum();
         let trampolines = trampoline::find(data, code, &described, sections.go);
         stats.trampolines = trampolines.len() as u32;
         let ends = stack_end::find(data, code, &described);

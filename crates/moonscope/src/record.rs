@@ -2,6 +2,7 @@
 
 pub mod command;
 mod culprits;
+mod cut;
 pub mod duration;
 mod events;
 mod flight;

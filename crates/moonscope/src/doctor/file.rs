@@ -5,7 +5,7 @@ use super::lua::{self, LuaInFile, NgxLua};
 use moonscope_process::Executable;
 use moonscope_symbols::{Coverage, SymbolOptions, Symbolizer};
 use moonscope_unwind::{RuleSet, Table, TableStats};
-use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SegmentFlags, SymbolKind};
 use serde::Serialize;
 
 /// Facts about a file.
@@ -37,6 +37,18 @@ pub(super) struct Unwind {
     pub(super) kind: UnwindKind,
     /// How many functions the tables describe.
     pub(super) functions: usize,
+    /// Bytes of the code that they describe; the rest has only frame pointers, if any.
+    pub(super) described_bytes: u64,
+    /// Bytes of all code.
+    pub(super) code_bytes: u64,
+}
+
+impl Unwind {
+    /// How much of the code the tables describe, in percent.
+    pub(super) fn covers(&self) -> Option<u64> {
+        let described = self.described_bytes.min(self.code_bytes);
+        (described * 100).checked_div(self.code_bytes)
+    }
 }
 
 /// Where unwind tables come from, the best first.
@@ -122,6 +134,7 @@ pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_p
         }
     };
     report.symbols = symbols(&elf);
+    report.unwind.code_bytes = code_bytes(&elf);
     report.ngx_lua = lua::ngx_lua(&elf);
     if has_debug_info(&elf) {
         report.debug = Debug::InFile;
@@ -180,9 +193,26 @@ fn unwind(table: &Table) -> Unwind {
         Some((kind, _)) => Unwind {
             kind,
             functions: kinds.iter().map(|&(_, functions)| functions as usize).sum(),
+            described_bytes: stats.described_bytes,
+            code_bytes: 0,
         },
         None => Unwind::default(),
     }
+}
+
+/// Bytes of all executable sections; of the segments, where no sections are left, which may have data too.
+fn code_bytes(elf: &object::File<'_>) -> u64 {
+    let sections: u64 = elf
+        .sections()
+        .filter(|section| section.kind() == SectionKind::Text)
+        .map(|section| section.size())
+        .sum();
+    let is_executable = |segment: &object::Segment<'_, '_>| match segment.flags() {
+        SegmentFlags::Elf { p_flags, .. } => p_flags & object::elf::PF_X == object::elf::PF_X,
+        _ => false,
+    };
+    let segments = elf.segments().filter(is_executable).map(|segment| segment.size());
+    if sections > 0 { sections } else { segments.sum() }
 }
 
 fn symbols(elf: &object::File<'_>) -> Symbols {
@@ -262,6 +292,8 @@ mod tests {
         };
         assert_eq!(report.unwind.kind, UnwindKind::EhFrame);
         assert!(report.unwind.functions >= 2, "{report:?}");
+        // all but what starts a program
+        assert!((40..300).contains(&report.unwind.described_bytes), "{report:?}");
         assert_eq!(report.symbols.kind, SymbolKinds::Symtab);
         assert!(report.symbols.functions >= 2);
         assert_eq!(report.debug, Debug::InFile);
@@ -281,6 +313,27 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_a_part_of_the_code_are_told_from_those_of_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let more = "int large(int x) { __asm__(\".skip 4096, 0x90\"); return x; }";
+        std::fs::write(dir.path().join("more.c"), more).unwrap();
+        let without = [
+            "-fno-asynchronous-unwind-tables",
+            "-fno-unwind-tables",
+            "-c",
+            "more.c",
+        ];
+        if compiled(dir.path(), &[]).is_none() {
+            return;
+        }
+        run("cc", &without, dir.path());
+        let object = dir.path().join("more.o");
+        let report = compiled(dir.path(), &["-s", object.to_str().unwrap()]).unwrap();
+        assert_eq!(report.unwind.kind, UnwindKind::EhFrame);
+        assert!(report.unwind.covers() < Some(20), "{report:?}");
+    }
+
+    #[test]
     fn without_section_headers_the_search_table_counts() {
         let dir = tempfile::tempdir().unwrap();
         let Some(before) = compiled(dir.path(), &["-s"]) else {
@@ -292,7 +345,9 @@ mod tests {
         bytes[58..64].fill(0); // e_shentsize, e_shnum, e_shstrndx
         std::fs::write(&path, bytes).unwrap();
         let after = examine(&Executable::open_path(&path).unwrap()).unwrap();
-        assert_eq!(after.unwind, before.unwind);
+        let functions = |report: &FileReport| (report.unwind.kind, report.unwind.functions);
+        assert_eq!(functions(&after), functions(&before));
+        assert!(after.unwind.covers().is_some(), "{after:?}");
     }
 
     #[test]
@@ -336,7 +391,10 @@ mod tests {
             dir.path(),
         );
         let report = examine(&Executable::open_path(&dir.path().join("damaged")).unwrap()).unwrap();
-        assert_eq!(report.unwind, Unwind::default());
+        assert_eq!(
+            (report.unwind.kind, report.unwind.functions),
+            (UnwindKind::None, 0)
+        );
         assert!(report.symbols.functions >= 2, "{report:?}");
         assert!(
             matches!(&report.problems[..], [problem] if problem.contains("unwind information is damaged")),

@@ -11,9 +11,12 @@ use std::fmt::Write;
 const INDENT: usize = 37;
 const WIDTH: usize = 100;
 /// Where the last column of the table of files begins.
-const FILE_COLUMN: usize = 62;
+const FILE_COLUMN: usize = 69;
 /// Where the path of a separate debug file begins: in the line below, so that there is room for it.
 const DEBUG_COLUMN: usize = 19;
+
+/// Where what is said of stacks begins.
+const STACKS_COLUMN: usize = 9;
 
 /// What is wrong with one file, at most; JSON has all of it.
 const MOST_PROBLEMS: usize = 4;
@@ -120,8 +123,8 @@ fn render_target(out: &mut String, target: &TargetReport, colour: bool) {
     if !target.files.is_empty() {
         let _ = writeln!(
             out,
-            "{:>5}  {:<8} {:>7}  {:<7} {:>7}  {:<8}  {:<8}  file",
-            "procs", "unwind", "funcs", "symbols", "funcs", "debug", "build id"
+            "{:>5}  {:<8} {:>7} {:>6}  {:<7} {:>7}  {:<8}  {:<8}  file",
+            "procs", "unwind", "funcs", "code %", "symbols", "funcs", "debug", "build id"
         );
         target
             .files
@@ -174,6 +177,15 @@ fn render_file(out: &mut String, file: &FileReport, colour: bool) {
         SymbolKinds::Dynsym => ("dynsym", State::Limited),
         SymbolKinds::None => ("none", State::Limited),
     };
+    let covers = file
+        .unwind
+        .covers()
+        .map_or("-".to_owned(), |part| part.to_string());
+    let covers_state = if covers_little(file) {
+        State::Limited
+    } else {
+        State::Ok
+    };
     let debug = match file.debug {
         Debug::InFile => "in file",
         Debug::Separate(_) => "separate",
@@ -181,10 +193,11 @@ fn render_file(out: &mut String, file: &FileReport, colour: bool) {
     };
     let _ = writeln!(
         out,
-        "{:>5}  {} {:>7}  {} {:>7}  {debug:<8}  {:<8}  {}",
+        "{:>5}  {} {:>7} {}  {} {:>7}  {debug:<8}  {:<8}  {}",
         file.processes,
         paint(&format!("{unwind:<8}"), unwind_state, colour),
         file.unwind.functions,
+        paint(&format!("{covers:>6}"), covers_state, colour),
         paint(&format!("{symbols:<7}"), symbols_state, colour),
         file.symbols.functions,
         file.build_id
@@ -218,6 +231,15 @@ fn end_of(path: &str, width: usize) -> String {
     format!("…{end}")
 }
 
+/// Code that unwind tables say nothing of is worth a sentence from so many bytes on: what starts a program has a few without.
+const MUCH_CODE: u64 = 16 << 10;
+
+/// Whether unwind tables say nothing of much of the code.
+fn covers_little(file: &FileReport) -> bool {
+    let rest = file.unwind.code_bytes.saturating_sub(file.unwind.described_bytes);
+    rest >= MUCH_CODE && file.unwind.covers().is_some_and(|part| part < 80)
+}
+
 /// What the table means, in a sentence for each gap.
 fn summarize(out: &mut String, target: &TargetReport) {
     let count = |test: &dyn Fn(&FileReport) -> bool| target.files.iter().filter(|file| test(file)).count();
@@ -230,8 +252,23 @@ fn summarize(out: &mut String, target: &TargetReport) {
     let debug = count(&|file| file.debug != Debug::None);
     let _ = writeln!(
         out,
-        "stacks:  unwind tables in {unwind} of {all}; through the others frame pointers are followed"
+        "stacks:  unwind tables in {unwind} of {all}; through other code frame pointers are followed"
     );
+    let little: Vec<String> = target
+        .files
+        .iter()
+        .filter(|file| file.unwind.kind != UnwindKind::None && covers_little(file))
+        .map(|file| end_of(&visible(&file.path).to_string(), WIDTH - FILE_COLUMN))
+        .collect();
+    if !little.is_empty() {
+        let text = format!(
+            "{}: the tables say nothing of much of the code (code %): stacks there are cut, unless it keeps frame pointers",
+            little.join(", ")
+        );
+        for line in wrap(&text, WIDTH - STACKS_COLUMN) {
+            let _ = writeln!(out, "{:STACKS_COLUMN$}{line}", "");
+        }
+    }
     let _ = writeln!(
         out,
         "names:   all functions in {named} of {all}; in the others only those that they export, the rest shows\n\
@@ -286,6 +323,8 @@ mod tests {
             unwind: Unwind {
                 kind: UnwindKind::EhFrame,
                 functions: 1234,
+                described_bytes: 100_000,
+                code_bytes: 1_000_000,
             },
             symbols: Symbols {
                 kind: SymbolKinds::Dynsym,
@@ -353,6 +392,11 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("recording cannot work"));
+        let said = text.split("stacks:").nth(1).unwrap();
+        assert!(
+            said.contains("/usr/sbin/nginx") && said.contains("much of the code"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -10,8 +10,8 @@ use moonscope_probe::{EventTotals, Totals, WalkLoop};
 use moonscope_process::{Pid, counted};
 use moonscope_profile::{Accounting, LabelValue, Meta, Profile, Summary, ValueType};
 
-use super::culprits;
 use super::watch::EndedBy;
+use super::{culprits, cut};
 use crate::exit::{Code, Failure};
 use crate::output::Written;
 
@@ -199,6 +199,7 @@ impl Recording {
         lines.extend(self.of_events());
         lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
+        lines.extend(cut::lines(profile));
         for file in written {
             if let Some(path) = &file.path {
                 let name = path.to_string_lossy();
