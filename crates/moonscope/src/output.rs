@@ -104,7 +104,7 @@ impl Outputs {
         let mut outcome = Outcome::default();
         for (place, format) in &self.places {
             let result = place.write(self.existing, |out| write(*format, out));
-            outcome.add(place, result);
+            outcome.add(place, *format, result);
         }
         outcome
     }

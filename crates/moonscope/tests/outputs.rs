@@ -105,6 +105,28 @@ fn root_a_full_disk_loses_no_recording() {
     assert_told(&run, "x.svg: cannot write", "nothing is lost", file);
 }
 
+/// A graph that fits has not all of the recording: that is kept too, and the graph is told to be whole.
+#[test]
+fn root_a_full_disk_keeps_the_recording_beside_a_file_that_has_a_part_of_it() {
+    let (elsewhere, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folded = other.path().join("x.folded");
+    let Some(run) = root()
+        .then(|| record_on_a_full_disk(elsewhere.path(), &[&folded]))
+        .flatten()
+    else {
+        return;
+    };
+    assert_eq!(run.code, PARTIAL, "{}", run.stderr);
+    let complete = format!("complete: {}", folded.display());
+    assert!(run.stderr.contains(&complete), "{}", run.stderr);
+    let files: Vec<_> = std::fs::read_dir(elsewhere.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    assert_told(&run, "x.svg: cannot write", "nothing is lost", file);
+}
+
 /// A directory that is taken away while the recording goes on; the other file is written.
 #[test]
 fn root_a_directory_that_is_gone_at_the_end_does_not_hide_what_was_recorded() {

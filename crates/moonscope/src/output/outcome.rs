@@ -1,10 +1,10 @@
 //! What became of the places that data was to go to.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moonscope_process::reason;
-use moonscope_profile::WriteError;
+use moonscope_profile::{Format, WriteError};
 
 use super::place::Place;
 use super::with_causes;
@@ -17,6 +17,8 @@ pub struct Written {
     pub path: Option<PathBuf>,
     /// Its length.
     pub bytes: u64,
+    /// What it was written as.
+    pub format: Format,
 }
 
 /// What was written, and why the rest was not.
@@ -29,9 +31,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn add(&mut self, place: &Place, result: Result<Written, WriteError>) {
+    pub(super) fn add(&mut self, place: &Place, format: Format, result: Result<u64, WriteError>) {
         match result {
-            Ok(written) => self.written.push(written),
+            Ok(bytes) => self.written.push(Written {
+                path: place.path().map(Path::to_owned),
+                bytes,
+                format,
+            }),
             Err(err) => self.failures.push(failure(place, &err)),
         }
     }

@@ -14,7 +14,6 @@ use moonscope_profile::WriteError;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::Existing;
-use super::outcome::Written;
 use super::temporary::Temporary;
 use crate::exit::{Code, Failure};
 
@@ -68,21 +67,17 @@ impl Place {
         }
     }
 
-    /// Has data written there.
+    /// Has data written there; how many bytes it was.
     pub(super) fn write(
         &self,
         existing: Existing,
         write: impl Fn(&mut dyn Write) -> Result<(), WriteError>,
-    ) -> Result<Written, WriteError> {
-        let bytes = match self {
-            Self::Stdout => write_stdout(write)?,
-            Self::File(path) => write_file(path, existing, write)?,
-            Self::Special(_, file) => counted(&**file, write)?,
-        };
-        Ok(Written {
-            path: self.path().map(Path::to_owned),
-            bytes,
-        })
+    ) -> Result<u64, WriteError> {
+        match self {
+            Self::Stdout => write_stdout(write),
+            Self::File(path) => write_file(path, existing, write),
+            Self::Special(_, file) => counted(&**file, write),
+        }
     }
 }
 
@@ -235,7 +230,7 @@ mod tests {
         let text = "main;work 1\n".repeat(100_000);
         let written = place.write(Existing::Keep, |out| Ok(out.write_all(text.as_bytes())?));
         drop(place);
-        assert_eq!(written.unwrap().bytes, text.len() as u64);
+        assert_eq!(written.unwrap(), text.len() as u64);
         assert!(reader.join().unwrap() == text);
     }
 

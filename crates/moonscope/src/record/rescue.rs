@@ -1,15 +1,20 @@
-//! When nothing can be written where it was wanted, the recording must not be lost: it goes to the temporary directory.
+//! When not all could be written where it was wanted, the recording must not be lost: it goes to the temporary directory.
 
 use std::path::Path;
 
-use moonscope_profile::Profile;
+use moonscope_profile::{Format, Profile, visible};
 
 use crate::exit::Failure;
 use crate::output::{Outcome, Outputs, Written, default_path};
 
-/// Saves everything in our own format if nothing was written, and says in the failure where it is.
+/// Saves everything in our own format if no file that was written has everything, and says in the failure which files are
+/// complete.
 pub fn save(profile: &Profile, failure: Failure, written: &mut Vec<Written>) -> Failure {
-    if !written.is_empty() {
+    let failure = match complete(written) {
+        Some(complete) => failure.with_remedy(complete),
+        None => failure,
+    };
+    if written.iter().any(|file| file.format == Format::Json) {
         return failure;
     }
     let Some(name) = default_path("json")
@@ -31,6 +36,16 @@ pub fn save(profile: &Profile, failure: Failure, written: &mut Vec<Written>) -> 
             ))
         }
     }
+}
+
+/// The files that are as they should be, in words.
+fn complete(written: &[Written]) -> Option<String> {
+    let names = written.iter().map(|file| match &file.path {
+        Some(path) => visible(&path.to_string_lossy()).into_owned(),
+        None => "stdout".to_owned(),
+    });
+    let names: Vec<String> = names.collect();
+    (!names.is_empty()).then(|| format!("complete: {}", names.join(", ")))
 }
 
 fn write(profile: &Profile, path: &Path) -> Result<Outcome, Failure> {
