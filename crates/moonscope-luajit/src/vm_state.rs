@@ -49,6 +49,23 @@ impl Activity {
     }
 }
 
+impl Activity {
+    /// The number in the VM.
+    pub fn number(self) -> i32 {
+        match self {
+            Self::Interpreting => !0,
+            Self::C => !1,
+            Self::Gc => !2,
+            Self::Exit => !3,
+            Self::Recording => !4,
+            Self::Optimizing => !5,
+            Self::Assembling => !6,
+            Self::Trace(trace) => trace.cast_signed(),
+            Self::Unknown(number) => number,
+        }
+    }
+}
+
 impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -108,5 +125,6 @@ mod tests {
         assert_eq!(words(!6), "compiling: making machine code");
         assert_eq!(words(17), "running compiled code, trace 17");
         assert_eq!(words(!7), "vmstate -8");
+        assert!((-9..9).all(|number| Activity::from_number(number).number() == number));
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::affinity::OnProcessor;
 use crate::error::ProbeError;
 use crate::perf_event::{self, Attr};
 
@@ -97,18 +98,15 @@ impl Clock {
             what: "cannot switch the sampling clock",
             source,
         };
-        let before = affinity::get();
+        let mut here = OnProcessor::any();
         for ((one, other), &cpu) in first.events.iter().zip(&second.events).zip(cpus) {
-            affinity::only(cpu);
+            here.go(cpu);
             let start = Instant::now();
             perf_event::enable(one.as_fd()).map_err(failed)?;
             while start.elapsed() < apart {
                 std::hint::spin_loop();
             }
             perf_event::enable(other.as_fd()).map_err(failed)?;
-        }
-        if let Some(before) = before {
-            affinity::set(&before);
         }
         Ok(())
     }
@@ -174,37 +172,6 @@ fn parse_cpu_list(text: &str) -> io::Result<Vec<u32>> {
         cpus.extend(first..=last);
     }
     if cpus.is_empty() { Err(bad()) } else { Ok(cpus) }
-}
-
-/// On which CPUs this thread runs.
-mod affinity {
-    /// `None`: the machine has more CPUs than fit.
-    pub(super) fn get() -> Option<libc::cpu_set_t> {
-        // SAFETY: a set of CPUs is plain bits; the call writes that many bytes at most.
-        unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            (libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) == 0).then_some(set)
-        }
-    }
-
-    /// Moves this thread there. That it cannot be done changes nothing but times.
-    pub(super) fn only(cpu: u32) {
-        if cpu >= libc::CPU_SETSIZE as u32 {
-            return;
-        }
-        // SAFETY: as above; the CPU is in the set's range.
-        let set = unsafe {
-            let mut set: libc::cpu_set_t = std::mem::zeroed();
-            libc::CPU_SET(cpu as usize, &mut set);
-            set
-        };
-        self::set(&set);
-    }
-
-    pub(super) fn set(set: &libc::cpu_set_t) {
-        // SAFETY: reads the set.
-        let _ = unsafe { libc::sched_setaffinity(0, size_of_val(set), set) };
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! The way of a sample through here: [`Session`] → `drain` → `sample` (the record) → `processes` and
 //! `executables` (address → file and offset, before the process can vanish) → [`RawStacks`].
 
+mod affinity;
 mod breakpoints;
 mod builder;
 mod clock;

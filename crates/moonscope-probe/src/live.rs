@@ -3,17 +3,20 @@
 //!
 //! The walker is the one of the kernel side, compiled for the host, so that a stack here is what a sample taken at
 //! this moment would have shown. The way: `files` (unwind tables on demand) → `threads` (where each stands, and the
-//! walk) and `running` (where one is that does not stand) → `vms` (coroutines, from the memory of their VM) → [`Recorded`], to be named like a recording.
+//! walk) and `catch` (one that runs: `running`, `standstill`) → `vms` (coroutines, from the memory of their VM) →
+//! [`Recorded`], to be named like a recording.
 
+mod catch;
 mod files;
 mod running;
+mod standstill;
 mod threads;
 mod vms;
 
 use std::time::{Duration, Instant};
 
 use moonscope_luajit::coroutines::{CoroutineStatus, ListEnd};
-use moonscope_luajit::{Activity, GcMode};
+use moonscope_luajit::{Activity, GcMode, LuaState, VmState};
 use moonscope_process::thread::Place;
 use moonscope_process::{PerfMap, Pid, Process, ProcessError, process, read_maps};
 use moonscope_unwind::abi;
@@ -131,6 +134,13 @@ pub struct LiveCoroutine {
     pub stack: LiveStack,
 }
 
+/// A VM while the thread that runs it stood still.
+#[derive(Clone, Copy)]
+struct VmMoment {
+    state: VmState,
+    running: Option<LuaState>,
+}
+
 /// What is being looked at.
 struct Look<'a> {
     pid: Pid,
@@ -143,6 +153,8 @@ struct Look<'a> {
     max_depth: u32,
     /// How long threads that run are waited for still.
     patience: Duration,
+    /// What VMs were doing when the threads that run them were caught, by address.
+    moments: FxHashMap<u64, VmMoment>,
     /// All mappings: those of stacks tell which thread a frame belongs to.
     maps: Vec<moonscope_process::Mapping>,
 }
@@ -181,9 +193,10 @@ impl LiveProcess {
             stacks: RawStacks::default(),
             max_depth: max_depth.min(abi::MS_MAX_DEPTH),
             patience: match running {
-                Running::Caught => threads::PATIENCE_OF_PROCESS,
+                Running::Caught => catch::PATIENCE_OF_PROCESS,
                 Running::LeftOut => Duration::ZERO,
             },
+            moments: FxHashMap::default(),
             maps,
         };
         let mut tids = process::threads(pid)?;

@@ -34,8 +34,10 @@ const TYPE_SOFTWARE: u32 = 1;
 const TYPE_TRACEPOINT: u32 = 2;
 const HARDWARE_CYCLES: u64 = 0;
 const SOFTWARE_CPU_CLOCK: u64 = 0;
+const SOFTWARE_CONTEXT_SWITCHES: u64 = 3;
 const SOFTWARE_DUMMY: u64 = 9;
 const SAMPLE_TIME: u64 = 1 << 2;
+const SAMPLE_CPU: u64 = 1 << 7;
 const SAMPLE_REGS_USER: u64 = 1 << 12;
 const SAMPLE_STACK_USER: u64 = 1 << 13;
 /// The general registers and the instruction pointer: bits of `enum perf_event_x86_regs`
@@ -54,6 +56,7 @@ const SAMPLE_ID_ALL: u64 = 1 << 18;
 const MMAP2: u64 = 1 << 23;
 const COMM_EXEC: u64 = 1 << 24;
 const USE_CLOCKID: u64 = 1 << 25;
+const CONTEXT_SWITCH: u64 = 1 << 26;
 /// PERF_FLAG_FD_CLOEXEC
 const OPEN_CLOEXEC: u64 = 1 << 3;
 /// _IO('$', n)
@@ -123,12 +126,12 @@ impl Attr {
         }
     }
 
-    /// A record of the user registers and of 60 KiB of the stack for each millisecond that a thread runs its own code; a
-    /// record is at most 64 KiB.
+    /// A record of the CPU, the user registers and 60 KiB of the stack for each millisecond that a thread runs its own
+    /// code; a record is at most 64 KiB.
     pub fn user_state() -> Self {
         Self {
             sample_period_or_freq: 1_000_000,
-            sample_type: SAMPLE_REGS_USER | SAMPLE_STACK_USER,
+            sample_type: SAMPLE_CPU | SAMPLE_REGS_USER | SAMPLE_STACK_USER,
             sample_regs_user: GENERAL_REGISTERS,
             sample_stack_user: 60 << 10,
             // records
@@ -137,6 +140,21 @@ impl Attr {
                 TYPE_SOFTWARE,
                 SOFTWARE_CPU_CLOCK,
                 EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR,
+            )
+        }
+    }
+
+    /// Whenever a thread is taken off its processor a record of the CPU and its user registers, and then one of that; and one
+    /// whenever it is put back; they end with the CPU. It happens in the kernel, so it needs the permission to look there.
+    pub fn standstill() -> Self {
+        Self {
+            sample_period_or_freq: 1,
+            sample_type: SAMPLE_CPU | SAMPLE_REGS_USER,
+            sample_regs_user: GENERAL_REGISTERS,
+            ..Self::new(
+                TYPE_SOFTWARE,
+                SOFTWARE_CONTEXT_SWITCHES,
+                CONTEXT_SWITCH | SAMPLE_ID_ALL,
             )
         }
     }

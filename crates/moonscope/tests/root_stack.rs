@@ -284,6 +284,59 @@ fn root_a_thread_that_runs_is_caught_with_its_lua_stack() {
     }
 }
 
+/// What runs changes every few microseconds: a native stack and a Lua stack of two moments would not fit together.
+#[test]
+fn root_native_and_lua_frames_of_a_thread_that_runs_are_of_one_moment() {
+    if !root() {
+        return;
+    }
+    const LOOKS: usize = 12;
+    let is_usual = |host: &&PathBuf| {
+        let variants = ["upstream-gc64", "openresty-gc32"];
+        variants
+            .iter()
+            .any(|variant| host.to_string_lossy().contains(variant))
+    };
+    for (host, options) in hosts()
+        .iter()
+        .filter(is_usual)
+        .flat_map(|host| [(host, None), (host, Some("-joff"))])
+    {
+        let script = script("stack/turns.lua");
+        let program = Program::start(host, &[options.as_slice(), &[script.as_str(), "60"]].concat());
+        let mut of_one_moment = 0;
+        for _ in 0..LOOKS {
+            let thread = look(program.pid())["threads"][0].clone();
+            let is_certain = thread["uncertain"].is_null() && thread["cut"].is_null();
+            if thread["place"] != "running" || !is_certain || thread["changing"] == true {
+                continue;
+            }
+            of_one_moment += 1;
+            let what = || format!("{} {options:?}: {thread:#}", host.display());
+            let names = names(&thread);
+            assert_eq!(names.last().map(String::as_str), Some("_start"), "{}", what());
+            // outermost first
+            let order: Vec<usize> = ["calls", "host_call", "called", "pcalls", "host_pcall", "pcalled"]
+                .into_iter()
+                .chain(["resumes", "host_resume", "resumed"])
+                .enumerate()
+                .filter(|(_, wanted)| names.iter().any(|name| name.split('@').next() == Some(wanted)))
+                .map(|(number, _)| number)
+                .collect();
+            let at = |number: usize| number % 3;
+            // one way of three, and nothing of it without what called it
+            let is_one_way = order.iter().all(|number| number / 3 == order[0] / 3)
+                && order
+                    .iter()
+                    .enumerate()
+                    .all(|(index, &number)| at(number) == index);
+            assert!(is_one_way, "{order:?} {}", what());
+        }
+        // on a busy machine it may be put on a processor again before all was read
+        assert!(of_one_moment > 0, "{} {options:?}", host.display());
+    }
+}
+
 /// A child that is killed when dropped.
 struct Killed(Child);
 

@@ -1,8 +1,8 @@
 //! A thread that runs, at one tick of its clock: perf_event_open(2) copies its user registers and the top of its stack,
 //! with no BPF and without stopping it.
 //!
-//! The copy is of one moment. All other memory is read right after it, while the thread goes on: what does not fit
-//! together is looked at again.
+//! The copy is of one moment. All other memory is read right after it, while the thread goes on, unless it stands still
+//! meanwhile (`standstill`): what does not fit together is looked at again.
 
 use std::io;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use crate::perf_event::{self, Attr, RecordRing, Whose};
 
 /// A power of two: 128 KiB, two records.
 const RING_PAGES: usize = 32;
-const RECORD_SAMPLE: u32 = 9;
+pub(super) const RECORD_SAMPLE: u32 = 9;
 /// PERF_SAMPLE_REGS_ABI_64
 const ABI_64: u64 = 2;
 
@@ -45,6 +45,8 @@ const ORDER: [u32; 17] = [
 
 /// A thread at one moment.
 pub(super) struct Moment {
+    /// The CPU that it ran on.
+    pub(super) cpu: u32,
     pub(super) registers: Registers,
     /// Memory from the stack pointer on.
     stack: Vec<u8>,
@@ -63,31 +65,39 @@ impl Moment {
         Some(())
     }
 
-    /// From the body of a record (PERF_SAMPLE_REGS_USER, PERF_SAMPLE_STACK_USER; include/uapi/linux/perf_event.h).
+    /// From the body of a record (PERF_SAMPLE_CPU, _REGS_USER, _STACK_USER; include/uapi/linux/perf_event.h).
     fn parse(body: &[u8]) -> Option<Self> {
-        let (words, _) = body.as_chunks::<8>();
-        let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
-        if words.next()? != ABI_64 {
-            return None;
-        }
-        let mut registers = Registers {
-            regs: [0; abi::MS_NR_REGS as usize],
-            valid: 0,
-        };
-        for register in ORDER {
-            registers.set(register as usize, Some(words.next()?));
-        }
+        let (cpu, body) = body.split_first_chunk::<8>()?;
+        let [cpu @ .., _, _, _, _] = *cpu;
+        let (registers, body) = user_registers(body)?;
         // the size of the copy, the copy, and how much of it is memory of the thread
-        let size = usize::try_from(words.next()?).ok()?;
-        let start = 8 * (2 + ORDER.len());
-        let copy = body.get(start..start.checked_add(size)?)?;
-        let copied = body.get(start + size..)?.first_chunk().copied()?;
-        let copied = usize::try_from(u64::from_ne_bytes(copied)).ok()?;
+        let (size, body) = body.split_first_chunk()?;
+        let size = usize::try_from(u64::from_ne_bytes(*size)).ok()?;
+        let (copy, body) = body.split_at_checked(size)?;
+        let copied = usize::try_from(u64::from_ne_bytes(*body.first_chunk()?)).ok()?;
         Some(Self {
+            cpu: u32::from_ne_bytes(cpu),
             registers,
             stack: copy.get(..copied)?.to_vec(),
         })
     }
+}
+
+/// PERF_SAMPLE_REGS_USER of `GENERAL_REGISTERS`, and what is behind it.
+pub(super) fn user_registers(body: &[u8]) -> Option<(Registers, &[u8])> {
+    let (words, _) = body.as_chunks::<8>();
+    let mut words = words.iter().map(|word| u64::from_ne_bytes(*word));
+    if words.next()? != ABI_64 {
+        return None;
+    }
+    let mut registers = Registers {
+        regs: [0; abi::MS_NR_REGS as usize],
+        valid: 0,
+    };
+    for register in ORDER {
+        registers.set(register as usize, Some(words.next()?));
+    }
+    Some((registers, body.get(8 * (1 + ORDER.len())..)?))
 }
 
 /// Catches a thread at ticks of its clock.
@@ -146,7 +156,7 @@ mod tests {
     }
 
     fn record() -> Vec<u64> {
-        let mut words = vec![ABI_64];
+        let mut words = vec![3, ABI_64];
         words.extend(100..100 + ORDER.len() as u64);
         // 16 bytes of which 8 are memory of the thread
         words.extend([16, 0x1122, 0x3344, 8]);
@@ -161,6 +171,7 @@ mod tests {
         assert_eq!(register(abi::MS_REG_RDX), Some(103));
         assert_eq!(register(abi::MS_REG_RIP), Some(108));
         assert_eq!((moment.sp(), register(abi::MS_REG_R15)), (107, Some(116)));
+        assert_eq!(moment.cpu, 3);
         let mut word = [0; 8];
         assert!(moment.read(107, &mut word).is_some());
         assert_eq!(u64::from_ne_bytes(word), 0x1122);
@@ -174,9 +185,9 @@ mod tests {
             assert!(Moment::parse(&whole[..len]).is_none(), "{len}");
         }
         let mut words = record();
-        words[0] = 1;
+        words[1] = 1;
         assert!(Moment::parse(&body(&words)).is_none());
-        words[0] = ABI_64;
+        words[1] = ABI_64;
         *words.last_mut().unwrap() = u64::MAX;
         assert!(Moment::parse(&body(&words)).is_none());
     }

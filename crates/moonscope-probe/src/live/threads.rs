@@ -1,6 +1,5 @@
-//! Threads: where each stands, and the walk from there.
+//! Threads: where each stands, and the walk from there. Those that run are caught: `catch`.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use moonscope_luajit::VmState;
@@ -8,8 +7,8 @@ use moonscope_process::thread::Place;
 use moonscope_process::{Pid, RemoteMemory, Thread};
 use moonscope_unwind::{Registers, WalkEnd, abi};
 
+use super::catch::Running;
 use super::files::Walked;
-use super::running::{Catcher, Moment};
 use super::{AS_STORED, LiveStack, LiveThread, Look};
 use crate::frames::{cut_of, locate};
 use crate::lua::{LuaView, LuaVm, LuaWord, UserFrame, splice};
@@ -22,15 +21,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 
 /// How far above its last known frame the frame of a VM is looked for: as in `bpf/lua.h`, `LUA_GAP_STACK`.
 const MAX_GAP: u64 = 65536;
-
-/// How long a thread that should be running is waited for, and all of a process: on a busy machine it may wait for a
-/// processor for long.
-const PATIENCE: Duration = Duration::from_millis(200);
-pub(super) const PATIENCE_OF_PROCESS: Duration = Duration::from_secs(2);
-
-/// What is not certain of the stack of a thread that runs.
-const RAN: &str =
-    "it runs: its native frames are those of one moment, its Lua frames were read right after it";
 
 /// Why nothing is known of a thread's stack.
 const RUNNING: &str = "it runs, and no clock of it could be had that tells where (perf_event_open)";
@@ -47,17 +37,33 @@ fn nothing(cut: Option<&'static str>) -> (LiveStack, Vec<u64>) {
 }
 
 /// Coroutine and flags of each segment.
-fn segments(frames: &[UserFrame]) -> impl Iterator<Item = (u64, u64)> {
+pub(super) fn segments(frames: &[UserFrame]) -> impl Iterator<Item = (u64, u64)> {
     frames.iter().filter_map(|frame| match frame {
         UserFrame::Lua(LuaWord::Segment { l, flags, .. }) => Some((*l, *flags)),
         _ => None,
     })
 }
 
-fn coroutines_of(frames: &[UserFrame]) -> Vec<u64> {
+pub(super) fn coroutines_of(frames: &[UserFrame]) -> Vec<u64> {
     let mut coroutines: Vec<u64> = segments(frames).map(|(l, _)| l).filter(|&l| l != 0).collect();
     coroutines.dedup();
     coroutines
+}
+
+/// When frames were read, and what the innermost VM was doing then.
+pub(super) struct When {
+    pub(super) at: Instant,
+    pub(super) vmstate: i32,
+}
+
+impl When {
+    /// Just now; a thread that is blocked does not leave compiled code.
+    pub(super) fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            vmstate: !0,
+        }
+    }
 }
 
 impl Look<'_> {
@@ -68,10 +74,13 @@ impl Look<'_> {
             let before = Thread::read(self.pid, tid).ok()?;
             let (stack, lua) = match before.place {
                 Place::Running => match self.running(tid) {
-                    Ok(Some(caught)) => caught,
-                    // it may wait for something meanwhile
-                    Ok(None) if Thread::read(self.pid, tid).ok()?.place != before.place => continue,
-                    Ok(None) => nothing(Some(NOT_CAUGHT)),
+                    Ok(Running::Caught(stack, lua)) => (stack, lua),
+                    // where it waits is certain
+                    Ok(Running::Waits(stack, lua)) => {
+                        seen = Some((before, stack, lua, false));
+                        continue;
+                    }
+                    Ok(Running::NotCaught) => nothing(Some(NOT_CAUGHT)),
                     Err(_) => nothing(Some(RUNNING)),
                 },
                 place => self.stack_at(place),
@@ -96,79 +105,6 @@ impl Look<'_> {
         })
     }
 
-    /// The stack of a thread that runs, and the coroutines in it; `None` if it did not run while it was waited for.
-    fn running(&mut self, tid: Pid) -> io::Result<Option<(LiveStack, Vec<u64>)>> {
-        if self.patience.is_zero() {
-            return Ok(None);
-        }
-        let mut catcher = Catcher::new(tid)?;
-        let deadline = Instant::now() + PATIENCE.min(self.patience);
-        let mut last = None;
-        for _ in 0..TRIES {
-            let start = Instant::now();
-            let moment = catcher.next(deadline.saturating_duration_since(start));
-            self.patience = self.patience.saturating_sub(start.elapsed());
-            let Some(moment) = moment else { break };
-            let walked = self.walk_moment(&moment);
-            let fits = self.fits_together(&walked);
-            last = Some(walked);
-            if fits {
-                break;
-            }
-        }
-        Ok(last.map(|Walked { frames, end, .. }| {
-            let stack = LiveStack {
-                uncertain: Some(RAN),
-                ..self.name(&frames, cut_of(end))
-            };
-            (stack, coroutines_of(&frames))
-        }))
-    }
-
-    fn walk_moment(&mut self, moment: &Moment) -> Walked {
-        let memory = self.lua.memory();
-        self.files.walk(
-            &self.generation,
-            self.lua.to_kernel(),
-            &moment.registers,
-            self.max_depth,
-            |addr, into| moment.read(addr, into).is_some() || memory.read_exact(addr, into).is_ok(),
-        )
-    }
-
-    /// Had the thread gone on before its Lua stack was read, this would be seen: its base is another one then, or it has
-    /// left compiled code, or entered it.
-    fn fits_together(&self, walked: &Walked) -> bool {
-        let is_generated = |frame: &UserFrame| match frame {
-            UserFrame::Native(native) => {
-                let mapping = self.generation.find(native.addr);
-                mapping.is_some_and(|mapping| mapping.executable.is_none())
-            }
-            UserFrame::Lua(_) => false,
-        };
-        let first = walked
-            .frames
-            .iter()
-            .position(|frame| matches!(frame, UserFrame::Lua(LuaWord::Segment { .. })));
-        let is_sound = |frame: &UserFrame| match frame {
-            UserFrame::Lua(LuaWord::Segment { l, flags, .. }) => {
-                let bad = abi::MS_SEGMENT_GUESSED | abi::MS_SEGMENT_LOST | abi::MS_SEGMENT_NO_STATE;
-                *l != 0 && flags & bad == 0
-            }
-            UserFrame::Lua(LuaWord::Broken(_)) => false,
-            _ => true,
-        };
-        let is_innermost_sound = first.is_none_or(|first| {
-            let before = walked.frames.get(..first).unwrap_or_default();
-            let in_trace = matches!(
-                walked.frames.get(first),
-                Some(UserFrame::Lua(LuaWord::Segment { flags, .. })) if flags & abi::MS_SEGMENT_TRACE != 0
-            );
-            in_trace == before.last().is_some_and(is_generated)
-        });
-        cut_of(walked.end).is_none() && is_innermost_sound && walked.frames.iter().all(is_sound)
-    }
-
     /// The stack of a thread that stands there, and the coroutines in it.
     fn stack_at(&mut self, place: Place) -> (LiveStack, Vec<u64>) {
         let (sp, pc) = match place {
@@ -191,7 +127,7 @@ impl Look<'_> {
         let guessed = segments(&frames).any(|(_, flags)| flags & abi::MS_SEGMENT_GUESSED != 0);
         let stack = LiveStack {
             uncertain: guessed.then_some(AS_STORED),
-            ..self.name(&frames, cut_of(end))
+            ..self.name(&frames, cut_of(end), When::now())
         };
         (stack, coroutines_of(&frames))
     }
@@ -203,11 +139,16 @@ impl Look<'_> {
         };
         registers.set(abi::MS_REG_RSP as usize, Some(sp));
         registers.set(abi::MS_REG_RIP as usize, Some(pc));
+        self.walk_from(&registers)
+    }
+
+    /// The walk of a thread that stands still.
+    pub(super) fn walk_from(&mut self, registers: &Registers) -> Walked {
         let memory = self.lua.memory();
         self.files.walk(
             &self.generation,
             self.lua.to_kernel(),
-            &registers,
+            registers,
             self.max_depth,
             |addr, into| memory.read_exact(addr, into).is_ok(),
         )
@@ -239,15 +180,14 @@ impl Look<'_> {
     }
 
     /// Keeps the frames of a walk, leaf first.
-    pub(super) fn name(&mut self, frames: &[UserFrame], cut: Option<&'static str>) -> LiveStack {
+    pub(super) fn name(&mut self, frames: &[UserFrame], cut: Option<&'static str>, when: When) -> LiveStack {
         let lua = LuaView {
             wants_site: false,
             process: &mut self.lua,
             functions: &mut self.functions,
             counts: &mut self.counts,
-            at: Instant::now(),
-            // a thread that is blocked does not leave compiled code
-            vmstate: !0,
+            at: when.at,
+            vmstate: when.vmstate,
         };
         let generation = Some(&self.generation);
         let spliced = splice(frames, Some(lua), |frame, called_by| {

@@ -8,8 +8,9 @@ use moonscope_luajit::{
 use moonscope_process::thread::Place;
 use moonscope_unwind::{WalkEnd, abi};
 
-use super::threads::TRIES;
-use super::{AS_STORED, LiveCoroutine, LiveStack, LiveThread, LiveVm, Look};
+use super::catch::RAN;
+use super::threads::{TRIES, When};
+use super::{AS_STORED, LiveCoroutine, LiveStack, LiveThread, LiveVm, Look, VmMoment};
 use crate::frames::cut_of;
 use crate::lua::{LuaWord, UserFrame};
 
@@ -19,6 +20,9 @@ const MAX_COROUTINES: usize = 1 << 16;
 /// Without the instruction pointer of the thread it is not known where in a trace it is.
 const COMPILED: &str =
     "in compiled code: functions inlined there are missing, and the innermost line is that of the definition";
+/// Its thread had left it, or not come to it yet.
+const RAN_LATER: &str =
+    "it did not run when its thread was looked at, but when it was itself, a moment later";
 const BROKEN: &str = "Lua stack not consistent";
 
 /// A coroutine as it was read: twice the same, or it is changing.
@@ -47,8 +51,16 @@ impl Look<'_> {
         let memory = self.lua.memory();
         let main = vms::main_thread(memory, g, &layout).ok()?;
         let list = coroutines(memory, g, &layout, ListBudget::default());
-        let state = VmState::read(memory, g, &layout)?;
-        let running = state.running(memory, &layout);
+        // what its thread was caught at, rather than what has become of it since
+        let moment = self.moments.get(&g).copied();
+        let (state, running) = match moment {
+            Some(VmMoment { state, running }) => (state, running),
+            None => {
+                let state = VmState::read(memory, g, &layout)?;
+                let is_elsewhere = |l: &LuaState| !are_certain(threads) || is_in_thread(l.addr, threads);
+                (state, state.running(memory, &layout).filter(is_elsewhere))
+            }
+        };
         let mut vm = LiveVm {
             g,
             mode: layout.mode,
@@ -119,6 +131,12 @@ impl Look<'_> {
         // results that a finished coroutine left look like arguments of one that has not begun
         let memory = self.lua.memory();
         let first = first_function(memory, layout.mode, &reading.state);
+        let is_later = in_thread.is_none() && status == CoroutineStatus::Running && are_certain(threads);
+        let status = match (in_thread, self.moments.get(&g)) {
+            (Some(_), Some(vm)) if vm.state.cur_l == l => CoroutineStatus::Running,
+            (Some(_), Some(_)) => CoroutineStatus::Normal,
+            _ => status,
+        };
         let status = match status {
             CoroutineStatus::NotStarted if is_main || first.is_none() => CoroutineStatus::Ended,
             status => status,
@@ -169,12 +187,13 @@ impl Look<'_> {
         coroutine.stack = LiveStack {
             changing: reading.changing,
             uncertain: match status {
+                _ if is_later => Some(RAN_LATER),
                 CoroutineStatus::Running if is_compiled => Some(COMPILED),
                 // what calls C stores its base before
                 CoroutineStatus::Running if vm.is_none_or(|vm| vm.activity != Activity::C) => Some(AS_STORED),
                 _ => None,
             },
-            ..self.name(&words, cut)
+            ..self.name(&words, cut, When::now())
         };
         Some(coroutine)
     }
@@ -223,6 +242,24 @@ impl Look<'_> {
         };
         Some((reading, status, base, vm))
     }
+}
+
+/// Is it known of each thread which coroutines are on its stack?
+fn are_certain(threads: &[LiveThread]) -> bool {
+    let is_certain = |thread: &LiveThread| {
+        let LiveStack {
+            cut,
+            changing,
+            uncertain,
+            ..
+        } = thread.stack;
+        cut.is_none() && !changing && uncertain != Some(RAN)
+    };
+    threads.iter().all(is_certain)
+}
+
+fn is_in_thread(l: u64, threads: &[LiveThread]) -> bool {
+    threads.iter().any(|thread| thread.lua.contains(&l))
 }
 
 fn word(kind: FrameKind) -> LuaWord {
