@@ -79,6 +79,14 @@ pub enum Reason {
         /// The `global_State`.
         g: u64,
     },
+    /// All that it had is freed: `lua_close` is the last that used it.
+    #[error("the VM at {g:#x} was closed: {left} bytes are left of it")]
+    Closed {
+        /// The `global_State`.
+        g: u64,
+        /// `gc.total`
+        left: u64,
+    },
     /// The dispatch table has other words than addresses of the VM's code.
     #[error("word {index} of the dispatch table is {word:#x}, which is not in the VM")]
     Dispatch {
@@ -273,6 +281,7 @@ pub fn verify(
     vm_text: Range<u64>,
 ) -> Result<(), Reason> {
     main_thread(memory, g, layout)?;
+    not_closed(memory, g, layout)?;
     let table = add(g, layout.build.g2disp.into())?;
     let mut bytes = [0; MIN_TABLE * WORD];
     memory
@@ -291,6 +300,23 @@ pub fn verify(
         return Err(Reason::NotACoroutine { addr });
     }
     Ok(())
+}
+
+/// Memory that a VM was in may look as if it still were, if it came from an allocator of the program. What `lua_close` leaves
+/// of a VM are its `global_State` and what is beside it (lj_state.c, close_state: `gc.total == sizeof(GG_State)`).
+fn not_closed(memory: &impl RemoteMemory, g: u64, layout: &Layout) -> Result<(), Reason> {
+    /// The main coroutine before, the dispatch table and the counters and instructions behind it (lj_dispatch.h, GG_State) take
+    /// less than this beside `g2disp`; the smallest VM that is there has its table of strings, its stack and the names of
+    /// metamethods too, which take more.
+    const BESIDE: u64 = 3 << 10;
+    if layout.build.gc_total == 0 {
+        return Ok(());
+    }
+    let left = reference(memory, layout, add(g, layout.build.gc_total.into())?)?;
+    match left < u64::from(layout.build.g2disp) + BESIDE {
+        true => Err(Reason::Closed { g, left }),
+        false => Ok(()),
+    }
 }
 
 /// The main coroutine of the VM: the `lua_State` right before the `global_State` (lj_dispatch.h, `GG_State`). How large

@@ -182,7 +182,7 @@ impl LiveProcess {
         if !lua.builds().is_empty() {
             lua.scan();
         }
-        let more_vms = !lua.builds().is_empty() && !lua.scan_was_complete;
+        let more_vms = !lua.builds().is_empty() && !lua.scan_was_complete();
         let mut look = Look {
             pid,
             files,

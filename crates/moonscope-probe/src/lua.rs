@@ -13,6 +13,7 @@ mod processes;
 mod prototypes;
 mod splice;
 mod vm;
+mod vms;
 mod words;
 
 pub use builds::{Found as LuaBuildsFound, LuaBuild, LuaBuilds, MappedBuild};

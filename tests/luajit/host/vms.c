@@ -1,5 +1,7 @@
-/* A VM inside a VM: Lua calls C, and C calls Lua of another VM on the same native stack. */
+/* A VM inside a VM: Lua calls C, and C calls Lua of another VM on the same native stack. VMs that come and go. */
 #include "host.h"
+
+#include <sys/mman.h>
 
 static const char inner_key[] = "host.inner";
 
@@ -31,6 +33,23 @@ EXPORTED int host_nested(lua_State *L)
 	return 0;
 }
 
+#define HOLE_BYTES 65536
+
+/* host.close_inner(): closes the inner VM. The next one does not fit into where it was: something small is there. */
+EXPORTED int host_close_inner(lua_State *L)
+{
+	lua_State *inner;
+
+	lua_getfield(L, LUA_REGISTRYINDEX, inner_key);
+	inner = lua_touserdata(L, -1);
+	luaL_argcheck(L, inner, 1, "no inner VM");
+	lua_pushnil(L);
+	lua_setfield(L, LUA_REGISTRYINDEX, inner_key);
+	lua_close(inner);
+	mmap(inner, HOLE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	return 0;
+}
+
 const struct host_function vm_functions[] = {
-	{ "inner", host_inner }, { "nested", host_nested }, { NULL, NULL },
+	{ "inner", host_inner }, { "nested", host_nested }, { "close_inner", host_close_inner }, { NULL, NULL },
 };

@@ -2,8 +2,9 @@
  *
  *     host LIBRARY REFERENCE_SIZE SCRIPT VMS
  *
- * Prints the address of each VM's global_State, as its main lua_State names it, then `ready`, and reads its
- * standard input: a line runs the script in the first VM, after a SIGSTOP to itself; the end ends it.
+ * Prints the address of each VM's global_State, as its main lua_State names it, then `ready`. With references of 8 bytes
+ * there was one more VM, which was closed, and whose memory is as that left it. Reads its standard input: a line runs the
+ * script in the first VM, after a SIGSTOP to itself; the end ends it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,6 +25,17 @@ static void *sym(const char *name)
 	if (!addr)
 		abort();
 	return addr;
+}
+
+/* An allocator that gives nothing back. */
+static void *keep(void *data, void *old, size_t old_size, size_t size)
+{
+	void *new = size ? malloc(size) : NULL;
+
+	(void)data;
+	for (size_t i = 0; new && old && i < old_size && i < size; i++)
+		((char *)new)[i] = ((char *)old)[i];
+	return new;
 }
 
 int main(int argc, char **argv)
@@ -52,6 +64,15 @@ int main(int argc, char **argv)
 		uint64_t g = atoi(argv[2]) == 8 ? *(uint64_t *)((char *)L + 16) : *(uint32_t *)((char *)L + 8);
 		printf("%llx\n", (unsigned long long)g);
 		first = L;
+	}
+	if (atoi(argv[2]) == 8) {
+		lua_State *(*newstate_of)(void *(*)(void *, void *, size_t, size_t), void *) = sym("lua_newstate");
+		void (*close)(lua_State *) = sym("lua_close");
+		lua_State *closed = newstate_of(keep, NULL);
+
+		if (!closed)
+			return 5;
+		close(closed);
 	}
 	printf("ready\n");
 	fflush(stdout);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{GcMode, Prototype, TraceCopy, call_site_name, vms};
-use moonscope_process::{Pid, Process, ProcessMemory, read_maps};
+use moonscope_luajit::{Prototype, TraceCopy, call_site_name};
+use moonscope_process::{Pid, Process, ProcessMemory};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -15,10 +15,8 @@ use super::functions::{LuaFunctionId, LuaFunctions};
 use super::hints::{Hints, Place};
 use super::prototypes::{Gone, Known, print_of};
 use super::vm::{LuaVm, NotNow};
-use crate::limits::{LUA_SCAN, MAX_LUA_VMS, MAX_PROTOTYPES};
-
-/// The shortest time between two scans of a process's memory for VMs.
-const SCAN_REST: Duration = Duration::from_secs(1);
+use super::vms::LuaVms;
+use crate::limits::MAX_PROTOTYPES;
 
 /// How long a prototype is believed to be what it was when a new stack has it: collected ones make room for
 /// others.
@@ -34,7 +32,7 @@ const GONE_KEPT: Duration = Duration::from_secs(5);
 pub struct LuaProcess {
     memory: ProcessMemory,
     builds: Vec<MappedBuild>,
-    vms: Vec<LuaVm>,
+    vms: LuaVms,
     names: LuaNames,
     prototypes: FxHashMap<u64, Known>,
     /// Those that were at these addresses last.
@@ -47,15 +45,8 @@ pub struct LuaProcess {
     /// Those that samples had since they were last looked at.
     used: FxHashSet<u64>,
     looked_at_prototypes: Instant,
-    scanned: Option<Instant>,
-    /// The last scan for VMs looked at all memory that can hold one.
-    pub scan_was_complete: bool,
     /// Changes when something that was resolved before may now mean something else.
     pub epoch: u32,
-    /// Whether the list of VMs is not what the kernel side knows.
-    pub is_new: bool,
-    /// It has more VMs than are remembered, or than the kernel side looks for.
-    pub has_too_many_vms: bool,
     /// Whether that was counted.
     pub is_told: bool,
     /// It has what its parent has, as fork(2) made it, and has run none of it: it may run another program soon.
@@ -83,7 +74,7 @@ impl LuaProcess {
         Self {
             memory: ProcessMemory::new(pid),
             builds,
-            vms: Vec::new(),
+            vms: LuaVms::new(),
             names: names(pid),
             prototypes: FxHashMap::default(),
             gone: FxHashMap::default(),
@@ -92,11 +83,7 @@ impl LuaProcess {
             by_print: FxHashMap::default(),
             used: FxHashSet::default(),
             looked_at_prototypes: Instant::now(),
-            scanned: None,
-            scan_was_complete: false,
             epoch: 0,
-            is_new: true,
-            has_too_many_vms: false,
             is_told: false,
             is_idle_copy: false,
         }
@@ -106,11 +93,7 @@ impl LuaProcess {
     pub fn copy_for(&self, child: Pid) -> Self {
         let mut copy = Self::new(child, self.builds.clone());
         copy.is_idle_copy = true;
-        copy.vms = self
-            .vms
-            .iter()
-            .map(|vm| LuaVm::new(vm.g, vm.number, *vm.layout()))
-            .collect();
+        copy.vms = self.vms.copy();
         copy
     }
 
@@ -126,7 +109,27 @@ impl LuaProcess {
 
     /// Its VMs.
     pub fn vms(&self) -> &[LuaVm] {
-        &self.vms
+        self.vms.all()
+    }
+
+    /// How many VMs it had, those that it has included.
+    pub fn vms_met(&self) -> u64 {
+        self.vms.met
+    }
+
+    /// It had more VMs at a time than are remembered, or than the kernel side looks for.
+    pub fn has_too_many_vms(&self) -> bool {
+        self.vms.are_too_many
+    }
+
+    /// The last scan for VMs looked at all memory that can hold one.
+    pub fn scan_was_complete(&self) -> bool {
+        self.vms.scan_was_complete
+    }
+
+    /// Whether the kernel side is to be told of its VMs; it is then.
+    pub fn take_new(&mut self) -> bool {
+        std::mem::take(&mut self.vms.is_new)
     }
 
     /// Functions that are remembered for its prototypes.
@@ -141,76 +144,23 @@ impl LuaProcess {
 
     /// Its VMs as the walker wants them, as many as it takes.
     pub fn to_kernel(&self) -> abi::ms_lua_process {
-        // GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it
-        let by_register = self
-            .builds
-            .iter()
-            .filter(|build| build.layout.mode == GcMode::Gc64)
-            .map(|build| (0, build.number));
-        let known = self.vms.iter().map(|vm| (vm.g, vm.number));
-        let mut value = abi::ms_lua_process::default();
-        for (slot, (g, number)) in value.vm.iter_mut().zip(by_register.chain(known)) {
-            *slot = abi::ms_lua_vm {
-                g,
-                layout: number.into(),
-            };
-            value.count += 1;
-        }
-        value
+        self.vms.to_kernel(&self.builds)
     }
 
     /// Looks for VMs in its memory, unless it did a moment ago.
     pub fn scan(&mut self) {
-        if self.scanned.is_some_and(|last| last.elapsed() < SCAN_REST) {
-            return;
-        }
-        self.scanned = Some(Instant::now());
-        let Ok(maps) = read_maps(self.memory.pid()) else {
-            self.scan_was_complete = false;
-            return;
-        };
-        self.scan_was_complete = true;
-        for build in self.builds.clone() {
-            let found = vms::scan(&self.memory, &maps, build.code.clone(), &build.layout, LUA_SCAN);
-            self.scan_was_complete &= found.as_ref().is_ok_and(|found| found.complete);
-            for vm in found.map(|found| found.vms).unwrap_or_default() {
-                self.add(vm.g, &build);
-            }
-        }
+        self.vms.scan(&self.memory, &self.builds);
     }
 
-    fn add(&mut self, g: u64, build: &MappedBuild) {
-        if self.vms.iter().any(|vm| vm.g == g) {
-            return;
-        }
-        let is_gc64 = |build: &&MappedBuild| build.layout.mode == GcMode::Gc64;
-        // beside the entries without a VM (`to_kernel`)
-        let taken = self.builds.iter().filter(is_gc64).count();
-        let room = (abi::MS_LUA_VMS as usize).saturating_sub(taken);
-        self.has_too_many_vms |= self.vms.len() >= room;
-        if self.vms.len() < MAX_LUA_VMS {
-            self.vms.push(LuaVm::new(g, build.number, build.layout));
-            self.is_new = true;
-        }
-    }
-
-    /// The VM at `g`, if there is one: known, or met now.
-    fn vm(&mut self, g: u64) -> Option<usize> {
-        if let Some(known) = self.vms.iter().position(|vm| vm.g == g) {
-            return Some(known);
-        }
-        let build = self
-            .builds
-            .iter()
-            .find(|build| vms::verify(&self.memory, g, &build.layout, build.code.clone()).is_ok())?
-            .clone();
-        self.add(g, &build);
-        self.vms.iter().position(|vm| vm.g == g)
+    /// The VM at `g`, if there is one, or was a moment ago.
+    fn vm(&mut self, g: u64) -> Option<&mut LuaVm> {
+        self.vms.find(g, &self.memory, &self.builds)
     }
 
     /// Looks after what changes with time.
     pub fn refresh(&mut self) {
-        for vm in &mut self.vms {
+        self.vms.refresh(&self.memory, &self.builds);
+        for vm in self.vms.all_mut() {
             if vm.refresh(&self.memory) {
                 self.epoch += 1;
             }
@@ -254,28 +204,27 @@ impl LuaProcess {
 
     /// The trace that had code at this address at this time.
     pub fn trace(&mut self, g: u64, addr: u64, at: Instant) -> Option<&TraceCopy> {
-        let index = self.vm(g)?;
-        self.vms[index].trace(&self.memory, addr, at)
+        let vm = self.vms.find(g, &self.memory, &self.builds)?;
+        vm.trace(&self.memory, addr, at)
     }
 
     /// The live trace of a VM with this number.
     pub fn live_trace(&mut self, g: u64, number: u16) -> Option<&TraceCopy> {
-        let index = self.vm(g)?;
-        self.vms[index].live_trace(number)
+        self.vm(g)?.live_trace(number)
     }
 
     /// The name of a function of the library of a VM.
     pub fn builtin(&mut self, g: u64, ffid: u8) -> Arc<str> {
-        match self.vm(g) {
-            Some(index) => self.vms[index].builtin(&self.memory, ffid).into(),
+        match self.vms.find(g, &self.memory, &self.builds) {
+            Some(vm) => vm.builtin(&self.memory, ffid).into(),
             None => format!("builtin#{ffid}").into(),
         }
     }
 
     /// What the tables of a VM call the C function with this code; an error if that may be known later.
     pub fn c_function(&mut self, g: u64, code: u64) -> Result<Option<Arc<str>>, NotNow> {
-        let index = self.vm(g).ok_or(NotNow)?;
-        self.vms[index].c_function(&self.memory, code)
+        let vm = self.vms.find(g, &self.memory, &self.builds).ok_or(NotNow)?;
+        vm.c_function(&self.memory, code)
     }
 
     /// The function of a prototype as it was `at` this time, and the line of a position in its bytecode (0 is its
@@ -343,8 +292,8 @@ impl LuaProcess {
 
     /// What a known function calls the function that it calls at this position.
     pub fn site(&mut self, g: u64, (proto, position): (u64, u32)) -> Option<String> {
-        let index = self.vm(g)?;
-        let strings = self.vms[index].strings(&self.memory)?;
+        let vm = self.vms.find(g, &self.memory, &self.builds)?;
+        let strings = vm.strings(&self.memory)?;
         let caller = &self.prototypes.get(&proto)?.prototype;
         let site = call_site_name(&self.memory, &strings, caller, position).ok()??;
         Some(site.name)
@@ -352,7 +301,7 @@ impl LuaProcess {
 
     /// Sees to it that a prototype is known; `None` if the one that has this print is not there anymore.
     fn read(&mut self, g: u64, (proto, print): (u64, u32), functions: &mut LuaFunctions) -> Option<()> {
-        let index = self.vm(g)?;
+        self.vm(g)?;
         self.used.insert(proto);
         self.check(proto, BELIEVED);
         let is_other = |known: &Known| print != 0 && known.print != print;
@@ -366,7 +315,7 @@ impl LuaProcess {
             if self.by_print.len() >= MAX_PROTOTYPES {
                 self.by_print.clear();
             }
-            let vm = &mut self.vms[index];
+            let vm = self.vms.find(g, &self.memory, &self.builds)?;
             let mode = vm.layout().mode;
             let strings = vm.strings(&self.memory)?;
             let prototype = Prototype::read(&self.memory, mode, &strings, proto).ok()?;

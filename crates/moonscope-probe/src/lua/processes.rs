@@ -67,7 +67,7 @@ impl LuaCounts {
     fn add_process(&mut self, process: &LuaProcess) {
         if !process.is_idle_copy {
             self.processes += 1;
-            self.vms += process.vms().len() as u64;
+            self.vms += process.vms_met();
         }
     }
 
@@ -199,8 +199,12 @@ impl LuaProcesses {
 
     /// A walk in code that no file has came to its end where a VM may be above it that is not known.
     pub fn look_for_vms(&mut self, pid: Pid) {
-        if let Some(process) = self.processes.get_mut(&pid) {
-            process.scan();
+        let Some(process) = self.processes.get_mut(&pid) else {
+            return;
+        };
+        process.scan();
+        if process.take_new() {
+            self.publish(pid);
         }
     }
 
@@ -209,7 +213,7 @@ impl LuaProcesses {
         let mut new = Vec::new();
         for (&pid, process) in &mut self.processes {
             process.refresh();
-            if process.is_new {
+            if process.take_new() {
                 new.push(pid);
             }
         }
@@ -223,8 +227,8 @@ impl LuaProcesses {
         let Some(process) = self.processes.get_mut(&pid) else {
             return;
         };
-        process.is_new = false;
-        if process.has_too_many_vms && !process.is_told {
+        process.take_new();
+        if process.has_too_many_vms() && !process.is_told {
             process.is_told = true;
             self.counts.with_too_many_vms += 1;
         }
