@@ -1,8 +1,9 @@
 //! Names of C functions that have no symbol: what the tables of a VM call them.
 //!
 //! `require`, `ngx.say`, `cjson.encode`: functions of a stripped module stand under their names in the table of globals
-//! or in `package.loaded`, and in tables in these. A name is taken if everything that has this code agrees on its last
-//! part: one piece of C that stands for several functions has none.
+//! or in `package.loaded`, and in tables in these. A name is that of a function object, and taken if all places that have the
+//! object agree on its last part. One piece of C may stand for several functions, told apart by their upvalues: only objects
+//! without upvalues may have the name of another that has the same code.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -29,10 +30,20 @@ const MAX_DEPTH: usize = 3;
 /// Longest name of a part.
 const MAX_NAME: usize = 64;
 
-/// Names of C functions of one VM, by the address of their code.
+/// Names of C functions of one VM.
 #[derive(Clone, Debug, Default)]
 pub struct CFunctions {
-    names: FxHashMap<u64, Found>,
+    /// Code and name, by the address of the function object.
+    objects: FxHashMap<u64, (u64, Found)>,
+    /// Names of those without upvalues, by the address of their code.
+    plain: FxHashMap<u64, Found>,
+}
+
+/// A C function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CFunction {
+    code: u64,
+    has_upvalues: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +74,7 @@ impl CFunctions {
             seen: HashSet::new(),
             ahead: VecDeque::new(),
             left: MAX_FUNCTIONS,
-            names: FxHashMap::default(),
+            found: Self::default(),
         };
         for address in environments(memory, mode, thread)? {
             walk.look_at_later(String::new(), 0, address);
@@ -74,34 +85,95 @@ impl CFunctions {
         {
             walk.table(&table);
         }
-        Ok(Self { names: walk.names })
+        Ok(walk.found)
     }
 
-    /// What the function with this code is called.
-    pub fn name(&self, code: u64) -> Option<&str> {
-        match self.names.get(&code)? {
+    /// What a function is called.
+    pub fn name<M: RemoteMemory + ?Sized>(
+        &self,
+        memory: &M,
+        mode: GcMode,
+        (code, object): (u64, u64),
+    ) -> Option<&str> {
+        let found = match self.objects.get(&object) {
+            Some((its, found)) if *its == code => found,
+            _ => {
+                let plain = self.plain.get(&code)?;
+                let [function] = c_functions(memory, mode, &[object])[..] else {
+                    return None;
+                };
+                let is_like_it = |it: CFunction| it.code == code && !it.has_upvalues;
+                function.is_some_and(is_like_it).then_some(plain)?
+            }
+        };
+        match found {
             Found::Name(name) => Some(name),
             Found::Several => None,
         }
     }
 
-    /// Code and name of all that have one.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &str)> {
-        self.names.iter().filter_map(|(&code, found)| match found {
-            Found::Name(name) => Some((code, name.as_str())),
-            Found::Several => None,
-        })
-    }
-
-    /// How many have code that is known.
+    /// How many function objects are known.
     pub fn len(&self) -> usize {
-        self.names.len()
+        self.objects.len()
     }
 
     /// None is known.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.objects.is_empty()
     }
+
+    fn add(&mut self, object: u64, function: CFunction, name: &str) {
+        let known = self.objects.entry(object);
+        known
+            .and_modify(|(_, found)| found.add(name))
+            .or_insert_with(|| (function.code, Found::Name(name.to_owned())));
+        if !function.has_upvalues {
+            let known = self.plain.entry(function.code);
+            known
+                .and_modify(|found| found.add(name))
+                .or_insert_with(|| Found::Name(name.to_owned()));
+        }
+    }
+}
+
+impl Found {
+    /// It is called this too.
+    fn add(&mut self, name: &str) {
+        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+        let rank = |name: &str| (name.matches('.').count(), name.len(), name.to_owned());
+        match self {
+            Self::Name(before) if last(before) == last(name) => {
+                if rank(name) < rank(before) {
+                    name.clone_into(before);
+                }
+            }
+            _ => *self = Self::Several,
+        }
+    }
+}
+
+/// Which of these are C functions.
+fn c_functions<M: RemoteMemory + ?Sized>(
+    memory: &M,
+    mode: GcMode,
+    objects: &[u64],
+) -> Vec<Option<CFunction>> {
+    let fields = mode.fields();
+    let size = usize::from(fields.fn_c) + 8;
+    let mut bytes = vec![0; objects.len() * size];
+    let were_read = memory.read_each(objects, &mut bytes);
+    let function = |object: &[u8]| {
+        let byte = |at: u16| object.get(usize::from(at)).copied();
+        let is_c = byte(fields.gct)? == gct::FUNCTION && byte(fields.fn_ffid)? == FF_C;
+        let code = number::<8>(object, usize::from(fields.fn_c)).filter(|_| is_c)?;
+        // GCfuncHeader (lj_obj.h): ffid, nupvalues
+        let has_upvalues = byte(fields.fn_ffid + 1)? != 0;
+        Some(CFunction { code, has_upvalues })
+    };
+    let objects = bytes.chunks_exact(size).zip(were_read);
+    objects
+        .map(|(object, was_read)| function(object).filter(|_| was_read))
+        .collect()
 }
 
 struct Walk<'a, M: ?Sized> {
@@ -112,7 +184,7 @@ struct Walk<'a, M: ?Sized> {
     /// Those with short names first.
     ahead: VecDeque<Table>,
     left: usize,
-    names: FxHashMap<u64, Found>,
+    found: CFunctions,
 }
 
 impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
@@ -141,31 +213,15 @@ impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
             }
         }
         self.left -= functions.len();
-        for ((key, _), code) in functions.iter().zip(self.codes(&functions)) {
-            if let Some(code) = code
+        let objects: Vec<u64> = functions.iter().map(|&(_, object)| object).collect();
+        let found = c_functions(self.memory, self.mode, &objects);
+        for ((key, object), function) in functions.iter().zip(found) {
+            if let Some(function) = function
                 && let Some(name) = self.name(table, *key)
             {
-                self.add(code, name);
+                self.found.add(*object, function, &name);
             }
         }
-    }
-
-    /// The code of each of these that is a C function.
-    fn codes(&self, functions: &[(u64, u64)]) -> Vec<Option<u64>> {
-        let fields = self.mode.fields();
-        let size = usize::from(fields.fn_c) + 8;
-        let addrs: Vec<u64> = functions.iter().map(|&(_, function)| function).collect();
-        let mut objects = vec![0; addrs.len() * size];
-        let were_read = self.memory.read_each(&addrs, &mut objects);
-        let code = |object: &[u8]| {
-            let byte = |at: u16| object.get(usize::from(at)).copied();
-            let is_c = byte(fields.gct)? == gct::FUNCTION && byte(fields.fn_ffid)? == FF_C;
-            number::<8>(object, usize::from(fields.fn_c)).filter(|_| is_c)
-        };
-        let objects = objects.chunks_exact(size).zip(were_read);
-        objects
-            .map(|(object, was_read)| code(object).filter(|_| was_read))
-            .collect()
     }
 
     fn name(&self, table: &Table, key: u64) -> Option<String> {
@@ -181,20 +237,6 @@ impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
             path => format!("{path}.{key}"),
         })
     }
-
-    fn add(&mut self, code: u64, name: String) {
-        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-        let rank = |name: &str| (name.matches('.').count(), name.len(), name.to_owned());
-        match self.names.get_mut(&code) {
-            None => drop(self.names.insert(code, Found::Name(name))),
-            Some(Found::Name(before)) if last(before) == last(&name) => {
-                if rank(&name) < rank(before) {
-                    *before = name;
-                }
-            }
-            Some(found) => *found = Found::Several,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -202,31 +244,60 @@ mod tests {
     use super::*;
     use moonscope_process::BufferMemory;
 
-    fn walk<'a>(memory: &'a BufferMemory, strings: &'a StrLayout) -> Walk<'a, BufferMemory> {
-        Walk {
-            memory,
-            mode: GcMode::Gc64,
-            strings,
-            seen: HashSet::new(),
-            ahead: VecDeque::new(),
-            left: MAX_FUNCTIONS,
-            names: FxHashMap::default(),
-        }
+    const PLAIN: CFunction = CFunction {
+        code: 1,
+        has_upvalues: false,
+    };
+    const CLOSURE: CFunction = CFunction {
+        code: 2,
+        has_upvalues: true,
+    };
+
+    /// A function object at this address.
+    fn placed(memory: BufferMemory, address: u64, function: CFunction) -> BufferMemory {
+        let fields = GcMode::Gc64.fields();
+        let mut object = vec![0; usize::from(fields.fn_c) + 8];
+        object[usize::from(fields.gct)] = gct::FUNCTION;
+        object[usize::from(fields.fn_ffid)] = FF_C;
+        object[usize::from(fields.fn_ffid) + 1] = function.has_upvalues.into();
+        object[usize::from(fields.fn_c)..].copy_from_slice(&function.code.to_le_bytes());
+        memory.with(address, object)
     }
 
     #[test]
-    fn code_of_functions_with_different_names_has_none_and_aliases_the_shortest() {
-        let (memory, strings) = (BufferMemory::new(), StrLayout::with_sid(GcMode::Gc64));
-        let mut walk = walk(&memory, &strings);
-        walk.add(1, "apisix.core.json.encode".to_owned());
-        walk.add(1, "cjson.encode".to_owned());
-        walk.add(1, "resty.json.encode".to_owned());
-        walk.add(2, "cjson.safe.encode".to_owned());
-        walk.add(2, "cjson.safe.decode".to_owned());
-        walk.add(2, "cjson.safe.decode".to_owned());
-        let found = CFunctions { names: walk.names };
-        assert_eq!(found.name(1), Some("cjson.encode"));
-        assert_eq!(found.name(2), None);
-        assert_eq!(found.name(3), None);
+    fn functions_that_share_their_code_have_the_names_of_their_objects() {
+        let mut memory = BufferMemory::new();
+        for (address, function) in [
+            (0x1000, PLAIN),
+            (0x2000, PLAIN),
+            (0x3000, CLOSURE),
+            (0x5000, CLOSURE),
+        ] {
+            memory = placed(memory, address, function);
+        }
+        let mut found = CFunctions::default();
+        // aliases: the shortest
+        found.add(0x1000, PLAIN, "apisix.core.json.encode");
+        found.add(0x1000, PLAIN, "cjson.encode");
+        found.add(0x1000, PLAIN, "resty.json.encode");
+        found.add(0x3000, CLOSURE, "file.read");
+        found.add(0x4000, CLOSURE, "file.write");
+        let name = |found: &CFunctions, code, object| {
+            let name = found.name(&memory, GcMode::Gc64, (code, object));
+            name.map(str::to_owned)
+        };
+        assert_eq!(name(&found, 1, 0x1000).as_deref(), Some("cjson.encode"));
+        assert_eq!(name(&found, 2, 0x3000).as_deref(), Some("file.read"));
+        assert_eq!(name(&found, 2, 0x4000).as_deref(), Some("file.write"));
+        // another object without upvalues is the same function, one with upvalues need not be
+        assert_eq!(name(&found, 1, 0x2000).as_deref(), Some("cjson.encode"));
+        assert_eq!(name(&found, 2, 0x5000), None);
+        // not there any more, or other code
+        assert_eq!(name(&found, 1, 0x9000), None);
+        assert_eq!(name(&found, 3, 0x1000), None);
+        // one object of two names; those that are like it have none either
+        found.add(0x1000, PLAIN, "cjson.decode");
+        assert_eq!(name(&found, 1, 0x1000), None);
+        assert_eq!(name(&found, 1, 0x2000), None);
     }
 }

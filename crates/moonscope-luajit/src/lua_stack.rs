@@ -90,6 +90,8 @@ pub enum FrameKind {
     C {
         /// Its address.
         f: u64,
+        /// Address of the function object.
+        function: u64,
     },
     /// A function built into LuaJIT, with or without native code of its own.
     Builtin {
@@ -350,7 +352,7 @@ impl<M: RemoteMemory> Walk<'_, M> {
         let read = || Function::read(memory, layout.fields(), function);
         match self.functions.entry(function).or_insert_with(read) {
             None => Err(Broken::NotAFunction),
-            Some(Function::C { f }) => Ok(FrameKind::C { f: *f }),
+            Some(Function::C { f }) => Ok(FrameKind::C { f: *f, function }),
             Some(Function::Builtin { ffid }) => Ok(FrameKind::Builtin { ffid: *ffid }),
             Some(Function::Lua(code)) => {
                 let pc = match above {

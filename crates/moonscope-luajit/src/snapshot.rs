@@ -129,7 +129,10 @@ fn start_of(trace: &TraceCopy) -> Expansion {
 fn inlined(trace: &TraceCopy, frame: &SnapFrame) -> InlinedFrame {
     let function = (frame.function != 0).then_some(frame.function);
     let kind = match function.and_then(|function| trace.functions.get(&function)) {
-        Some(Function::C { f }) => Some(FrameKind::C { f: *f }),
+        Some(Function::C { f }) => Some(FrameKind::C {
+            f: *f,
+            function: frame.function,
+        }),
         Some(Function::Builtin { ffid }) => Some(FrameKind::Builtin { ffid: *ffid }),
         Some(Function::Lua(code)) => Some(FrameKind::Lua {
             proto: code.proto,

@@ -84,7 +84,7 @@ fn oracle(image: &Image, l: u64, base: u64, pc: Option<u64>) -> Option<(Vec<[u64
             let at = pos.map_or(NO_PC, |pos| u64::from(pos) + 1);
             lua_word(abi::MS_LUA_FUNCTION, proto, at)
         }
-        FrameKind::C { f } => lua_word(abi::MS_LUA_C_FUNCTION, f, frame.function),
+        FrameKind::C { f, function } => lua_word(abi::MS_LUA_C_FUNCTION, f, function),
         FrameKind::Builtin { ffid } => lua_word(abi::MS_LUA_BUILTIN, frame.function, ffid.into()),
     };
     Some((walk.frames.iter().map(word).collect(), walk.end))

@@ -168,3 +168,64 @@ fn root_a_c_function_without_a_symbol_is_called_what_lua_calls_it() {
         assert!(inside >= 20, "{}: only {inside} samples", host.name);
     }
 }
+
+/// One piece of C is several functions, which their upvalues tell apart: each is called what the tables call it, and one that
+/// is in no table is not called what another one is.
+#[test]
+fn root_c_functions_that_share_their_code_have_their_own_names_or_none() {
+    if !root() {
+        return;
+    }
+    const TEXT: &str = "tools = { first = host.burner(1), second = host.burner(2) }
+local hidden = host.burner(3)
+local function to() return host.clock() + 0.002 end
+local function plain() host.nameless(to()) return end
+local function in_first() tools.first(to()) return end
+local function in_second() tools.second(to()) return end
+local function in_none() hidden(to()) return end
+host.ready()
+while true do plain() in_first() in_second() in_none() end
+";
+    // what follows a function of Lua; the program has no symbols
+    const CALLEES: [(&str, Option<&str>); 4] = [
+        ("plain", Some("host.nameless")),
+        ("in_first", Some("tools.first")),
+        ("in_second", Some("tools.second")),
+        ("in_none", None),
+    ];
+    for host in ["openresty-gc64", "openresty-gc32"]
+        .iter()
+        .flat_map(|variant| lua_hosts(variant, &["stripped/host"]))
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("main.lua");
+        std::fs::write(&script, TEXT).unwrap();
+        let program = Program::spawn(&mut host.command(&script, false));
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        for (caller, callee) in CALLEES {
+            let (mut seen, mut right) = (0, 0);
+            for sample in &recording.profile.samples {
+                let names = sample.names();
+                let at = names.iter().position(|name| *name == caller);
+                let Some(called) = at.and_then(|at| names.get(at + 1)) else {
+                    continue;
+                };
+                // it may be on its way there
+                let is_c = called.starts_with("host.n") || called.starts_with("tools.");
+                let is_nameless = called.is_empty();
+                seen += sample.count * u64::from(is_c || is_nameless);
+                right += match callee {
+                    Some(callee) if *called == callee => sample.count,
+                    None if is_nameless => sample.count,
+                    _ => 0,
+                };
+                assert!(!is_c || callee == Some(called), "{}: {names:?}", host.name);
+            }
+            assert!(
+                right >= 20 && right * 10 >= seen * 9,
+                "{} {caller}: {right} of {seen}",
+                host.name
+            );
+        }
+    }
+}

@@ -167,7 +167,10 @@ impl Look<'_> {
                         at: None,
                         print: 0,
                     },
-                    Function::C { f } => LuaWord::CFunction { code: f },
+                    Function::C { f } => LuaWord::CFunction {
+                        code: f,
+                        object: first.unwrap_or(0),
+                    },
                     Function::Builtin { ffid } => LuaWord::Builtin { ffid },
                 }));
                 None
@@ -270,7 +273,10 @@ fn word(kind: FrameKind) -> LuaWord {
             at: pos.and_then(|pos| pos.checked_add(1)),
             print: 0,
         },
-        FrameKind::C { f } => LuaWord::CFunction { code: f },
+        FrameKind::C { f, function } => LuaWord::CFunction {
+            code: f,
+            object: function,
+        },
         FrameKind::Builtin { ffid } => LuaWord::Builtin { ffid },
     }
 }

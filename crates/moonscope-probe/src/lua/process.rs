@@ -221,10 +221,10 @@ impl LuaProcess {
         }
     }
 
-    /// What the tables of a VM call the C function with this code; an error if that may be known later.
-    pub fn c_function(&mut self, g: u64, code: u64) -> Result<Option<Arc<str>>, NotNow> {
+    /// What the tables of a VM call the C function with this code and object; an error if that may be known later.
+    pub fn c_function(&mut self, g: u64, function: (u64, u64)) -> Result<Option<Arc<str>>, NotNow> {
         let vm = self.vms.find(g, &self.memory, &self.builds).ok_or(NotNow)?;
-        vm.c_function(&self.memory, code)
+        vm.c_function(&self.memory, function)
     }
 
     /// The function of a prototype as it was `at` this time, and the line of a position in its bytecode (0 is its

@@ -139,7 +139,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 // its callers are on the Lua stack as the interpreter left them
                 self.code = LuaCode::Interpreted;
             }
-            LuaWord::CFunction { code } => self.c_function(code),
+            LuaWord::CFunction { code, object } => self.c_function(code, object),
             LuaWord::Builtin { ffid } => self.builtin(ffid),
             LuaWord::Broken(_) => self.lacks_lua(BROKEN),
             LuaWord::NotWalked => self.lacks_lua(NOT_WALKED),
@@ -239,7 +239,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         match kind {
             // without a print: it was not seen by the kernel side
             FrameKind::Lua { proto, pos } => self.function(proto, pos, 0),
-            FrameKind::C { f } => self.c_function(f),
+            FrameKind::C { f, function } => self.c_function(f, function),
             FrameKind::Builtin { ffid } => self.builtin(ffid),
         }
     }
@@ -326,7 +326,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
     }
 
-    fn c_function(&mut self, code: u64) {
+    fn c_function(&mut self, code: u64, object: u64) {
         self.unnamed = None;
         let start = WalkFrame {
             addr: code,
@@ -336,7 +336,7 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         let native = Box::new((self.locate)(&start, None));
         let g = self.g;
         let lua = self.lua.as_mut();
-        let name = lua.map_or(Ok(None), |lua| lua.process.c_function(g, code));
+        let name = lua.map_or(Ok(None), |lua| lua.process.c_function(g, (code, object)));
         self.out.is_provisional |= name.is_err();
         let name = name.ok().flatten();
         self.out.frames.push(RawFrame::LuaC { native, name });

@@ -7,7 +7,7 @@ use moonscope_luajit::builtins::Builtins;
 use moonscope_luajit::string::StrLayout;
 use moonscope_luajit::{CFunctions, Layout, TraceCopy, TraceKeeper, traces, vms};
 use moonscope_process::RemoteMemory;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// The shortest time between two looks at the traces of a VM that samples ask for.
 const TRACES_REST: Duration = Duration::from_millis(20);
@@ -17,6 +17,9 @@ const TRACES_PERIOD: Duration = Duration::from_secs(1);
 
 /// The shortest time between two looks at the tables of a VM for names of C functions.
 const TABLES_REST: Duration = Duration::from_secs(2);
+
+/// The same for a function that is in none of them, if its code was looked for before.
+const OBJECTS_REST: Duration = Duration::from_secs(60);
 
 /// Names of C functions that are kept.
 const MAX_C_FUNCTIONS: usize = 1 << 16;
@@ -30,8 +33,10 @@ pub struct LuaVm {
     layout: Layout,
     strings: Option<StrLayout>,
     builtins: Option<Builtins>,
-    /// C functions that samples had, by their code, and what tables call them.
-    c_functions: FxHashMap<u64, Option<Arc<str>>>,
+    /// C functions that samples had, by code and object, and what tables call them.
+    c_functions: FxHashMap<(u64, u64), Option<Arc<str>>>,
+    looked_for_code: FxHashSet<u64>,
+    tables: Option<CFunctions>,
     looked_at_tables: Option<Instant>,
     keeper: Option<TraceKeeper>,
     looked_at_traces: Option<Instant>,
@@ -51,6 +56,8 @@ impl LuaVm {
             strings: None,
             builtins: None,
             c_functions: FxHashMap::default(),
+            looked_for_code: FxHashSet::default(),
+            tables: None,
             looked_at_tables: None,
             keeper: None,
             looked_at_traces: None,
@@ -82,28 +89,45 @@ impl LuaVm {
         }
     }
 
-    /// What the tables of the VM call the C function with this code; an error if that is not looked up now, but may be
-    /// later.
-    pub fn c_function(&mut self, memory: &impl RemoteMemory, code: u64) -> Result<Option<Arc<str>>, NotNow> {
-        if let Some(known) = self.c_functions.get(&code) {
+    /// What the tables of the VM call the C function with this code and object; an error if that is not looked up now, but
+    /// may be later.
+    pub fn c_function(
+        &mut self,
+        memory: &impl RemoteMemory,
+        function: (u64, u64),
+    ) -> Result<Option<Arc<str>>, NotNow> {
+        if let Some(known) = self.c_functions.get(&function) {
             return Ok(known.clone());
         }
-        if self
-            .looked_at_tables
-            .is_some_and(|last| last.elapsed() < TABLES_REST)
-        {
-            return Err(NotNow);
+        let mut name = self.name_in_tables(memory, function);
+        if name.is_none() {
+            let (code, _) = function;
+            // functions that are made for each call would be looked for for ever
+            let rest = match self.looked_for_code.contains(&code) {
+                true => OBJECTS_REST,
+                false => TABLES_REST,
+            };
+            if self.looked_at_tables.is_none_or(|last| last.elapsed() >= rest) {
+                self.looked_at_tables = Some(Instant::now());
+                self.tables = Some(self.read_c_functions(memory).ok_or(NotNow)?);
+                self.c_functions.clear();
+                name = self.name_in_tables(memory, function);
+            } else if !self.looked_for_code.contains(&code) {
+                return Err(NotNow);
+            }
+            self.looked_for_code.insert(code);
         }
-        self.looked_at_tables = Some(Instant::now());
-        let names = self.read_c_functions(memory).ok_or(NotNow)?;
         if self.c_functions.len() >= MAX_C_FUNCTIONS {
             self.c_functions.clear();
+            self.looked_for_code.clear();
         }
-        for (code, name) in names.iter() {
-            self.c_functions.insert(code, Some(name.into()));
-        }
-        let name = self.c_functions.entry(code).or_default();
-        Ok(name.clone())
+        self.c_functions.insert(function, name.clone());
+        Ok(name)
+    }
+
+    fn name_in_tables(&self, memory: &impl RemoteMemory, function: (u64, u64)) -> Option<Arc<str>> {
+        let tables = self.tables.as_ref()?;
+        tables.name(memory, self.layout.mode, function).map(Arc::from)
     }
 
     fn read_c_functions(&mut self, memory: &impl RemoteMemory) -> Option<CFunctions> {

@@ -37,6 +37,8 @@ pub enum LuaWord {
     CFunction {
         /// Its code.
         code: u64,
+        /// The function object.
+        object: u64,
     },
     /// A function of LuaJIT's own library.
     Builtin {
@@ -70,7 +72,10 @@ impl LuaWord {
                 at: Some(second as u32).filter(|&at| at != abi::MS_LUA_NO_PC),
                 print: (second >> abi::MS_LUA_PRINT_SHIFT) as u32,
             },
-            abi::MS_LUA_C_FUNCTION => Self::CFunction { code: address },
+            abi::MS_LUA_C_FUNCTION => Self::CFunction {
+                code: address,
+                object: second,
+            },
             abi::MS_LUA_BUILTIN => Self::Builtin { ffid: second as u8 },
             abi::MS_LUA_LAST_PARENT => Self::LastParent {
                 found: address,
