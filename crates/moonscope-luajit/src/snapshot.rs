@@ -42,6 +42,16 @@ pub struct InlinedFrame {
     pub pc: u64,
 }
 
+impl InlinedFrame {
+    /// It is not known where it is.
+    fn lose_place(&mut self) {
+        self.pc = 0;
+        if let Some(FrameKind::Lua { pos, .. }) = &mut self.kind {
+            *pos = None;
+        }
+    }
+}
+
 /// What an address on a trace means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expansion {
@@ -100,8 +110,12 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
         (true, None) => frames(snapshot).and_then(|frames| frames.get(..1)),
     };
     let raw = raw.ok_or(NoExpansion::Inconsistent)?;
+    let mut frames: Vec<InlinedFrame> = raw.iter().map(|frame| inlined(trace, frame)).collect();
+    if let Some(innermost) = frames.first_mut().filter(|_| !snapshot.is_placed && !is_moved) {
+        innermost.lose_place();
+    }
     Ok(Expansion {
-        frames: raw.iter().map(|frame| inlined(trace, frame)).collect(),
+        frames,
         may_call: snapshot.may_call && !is_moved,
         precision: Precision::Guard,
         snapshot: u16::try_from(index).unwrap_or(u16::MAX),

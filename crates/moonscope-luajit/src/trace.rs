@@ -73,6 +73,8 @@ pub(crate) struct Snapshot {
     pub certain: usize,
     /// Others may be called inside these on the way.
     pub may_call: bool,
+    /// Where the innermost of those frames is, is known.
+    pub is_placed: bool,
 }
 
 /// A trace that does not need the process any more.
@@ -313,6 +315,7 @@ impl TraceCopy {
                 frames,
                 tail_called,
                 may_call: false,
+                is_placed: true,
             });
         }
         self.snapshots = Some(snapshots);

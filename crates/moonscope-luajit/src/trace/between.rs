@@ -10,8 +10,10 @@
 //!   it calls is among the constants of the trace (`rec_call_specialize`, lj_record.c): without another Lua function there
 //!   only builtins are called, which have no frame.
 //!
-//! Where callers are is exact. Where the innermost function is may be the other side of the comparison that ends the way
-//! (`rec_comp_fixup`), so that is only taken for the neighbourhood: straight code between comparisons and loops.
+//! Where callers are is exact, but not that of the innermost frame that is certain if what it called has returned: the code may
+//! belong to that call, to the next one, or to the function itself, which has no line then (`is_placed`). Where the innermost
+//! function is may be the other side of the comparison that ends the way (`rec_comp_fixup`), so that is only taken for the
+//! neighbourhood: straight code between comparisons and loops.
 
 use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -43,10 +45,10 @@ impl TraceCopy {
         for at in 0..snapshots.len() {
             let frames = |at: usize| self.frames.get(snapshots.get(at)?.frames.clone()?);
             let Some(here) = frames(at) else { continue };
-            let (certain, may_call) = match (snapshots.get(at + 1), frames(at + 1)) {
+            let (certain, may_call, is_placed) = match (snapshots.get(at + 1), frames(at + 1)) {
                 // what is behind the last one leaves the trace, or begins its loop again
-                (None, _) => (here.len(), false),
-                (Some(_), None) => (here.len(), true),
+                (None, _) => (here.len(), false, true),
+                (Some(_), None) => (here.len(), true, false),
                 (Some(_), Some(next)) => {
                     let way = Way {
                         copy: self,
@@ -55,16 +57,18 @@ impl TraceCopy {
                     };
                     match way.common() {
                         all if all == here.len() && all == next.len() => {
-                            (all, has_others && way.may_pass_call(&mut bytecode))
+                            let may_call = has_others && way.may_pass_call(&mut bytecode);
+                            (all, may_call, true)
                         }
-                        _ if way.works_only_here(&mut bytecode) => (here.len(), false),
-                        some => (some, true),
+                        _ if way.works_only_here(&mut bytecode) => (here.len(), false, true),
+                        some => (some, true, way.is_placed(some)),
                     }
                 }
             };
             if let Some(snapshot) = snapshots.get_mut(at) {
                 snapshot.certain = certain;
                 snapshot.may_call = may_call;
+                snapshot.is_placed = is_placed;
             }
         }
         self.snapshots = Some(snapshots);
@@ -116,6 +120,16 @@ impl Way<'_> {
             }
         }
         common
+    }
+
+    /// The innermost frame that both have is the one that runs in the first, where its last side exit was; or what it called
+    /// there it still calls in the second. Else that call may be over.
+    fn is_placed(&self, common: usize) -> bool {
+        let innermost = |frames: &[SnapFrame]| {
+            let at = frames.len().checked_sub(common)?;
+            frames.get(at).map(|frame| frame.pc)
+        };
+        common == self.here.len() || common > 0 && innermost(self.here) == innermost(self.next)
     }
 
     /// Both are in one function: may that call another one on the way?
