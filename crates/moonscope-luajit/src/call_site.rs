@@ -138,7 +138,7 @@ impl<M: RemoteMemory + ?Sized> CallSite<'_, M> {
 
     /// The name of what is in a slot before the instruction at `position` (lj_debug_slotname).
     fn slot_name(&self, mut position: u32, mut slot: u32) -> Result<Named, PrototypeError> {
-        let variables = self.info(self.caller.identity.varinfo)?;
+        let variables = info(self.memory, self.caller, self.caller.identity.varinfo)?;
         loop {
             if let Some(name) = local_name(&variables, position, slot) {
                 return Ok(Some((NameKind::Local, name.into())));
@@ -167,7 +167,7 @@ impl<M: RemoteMemory + ?Sized> CallSite<'_, M> {
                             return Ok(self.constant(ins.c()).map(|name| (kind, name)));
                         }
                         op::UGET => {
-                            let names = self.info(self.caller.identity.uvinfo)?;
+                            let names = info(self.memory, self.caller, self.caller.identity.uvinfo)?;
                             let name = names.split(|byte| *byte == 0).nth(ins.d() as usize);
                             let name = name.filter(|name| !name.is_empty());
                             return Ok(name.map(|name| (NameKind::Upvalue, name.into())));
@@ -180,69 +180,91 @@ impl<M: RemoteMemory + ?Sized> CallSite<'_, M> {
         }
     }
 
+    fn constant(&self, index: u32) -> Option<Vec<u8>> {
+        string_constant(self.memory, self.strings, self.caller, index)
+    }
+
     /// The object is copied to the first argument right before its field is fetched.
     fn is_method(&self, position: u32, fetch: Instruction) -> bool {
         let argument = fetch.a() + u32::from(self.caller.mode().fields().frame_slots);
         let before = position.checked_sub(1).and_then(|before| self.at(before));
         before.is_some_and(|ins| ins.op() == op::MOV && ins.a() == argument && ins.d() == fetch.b())
     }
-
-    /// The string among the constants that are objects, which grow downwards.
-    fn constant(&self, index: u32) -> Option<Vec<u8>> {
-        let identity = &self.caller.identity;
-        if index >= identity.sizekgc {
-            return None;
-        }
-        let mode: GcMode = self.caller.mode();
-        let back = (u64::from(index) + 1) * u64::from(mode.fields().ref_size);
-        let address = read_ref(self.memory, mode, identity.k.wrapping_sub(back)).ok()?;
-        Some(self.strings.read(self.memory, address, MAX_NAME).ok()?.bytes)
-    }
-
-    /// Names of variables from `address` to the end of the prototype; nothing if they were stripped.
-    fn info(&self, address: u64) -> Result<Vec<u8>, PrototypeError> {
-        let identity = &self.caller.identity;
-        if address == 0 {
-            return Ok(Vec::new());
-        }
-        let end = identity.address.wrapping_add(identity.sizept.into());
-        let mut bytes = vec![0; end.saturating_sub(address).min(MAX_INFO) as usize];
-        self.memory.read_exact(address, &mut bytes)?;
-        Ok(bytes)
-    }
 }
 
-/// The local variable that lives in a slot at a position (debug_varname in lj_debug.c): variables in order of
-/// their beginning, each a name, how much later than the one before it begins, and how long it lives.
-fn local_name(mut info: &[u8], position: u32, mut slot: u32) -> Option<&[u8]> {
+/// The string among the constants that are objects, which grow downwards.
+pub(crate) fn string_constant<M: RemoteMemory + ?Sized>(
+    memory: &M,
+    strings: &StrLayout,
+    prototype: &Prototype,
+    index: u32,
+) -> Option<Vec<u8>> {
+    let identity = &prototype.identity;
+    if index >= identity.sizekgc {
+        return None;
+    }
+    let mode: GcMode = prototype.mode();
+    let back = (u64::from(index) + 1) * u64::from(mode.fields().ref_size);
+    let address = read_ref(memory, mode, identity.k.wrapping_sub(back)).ok()?;
+    Some(strings.read(memory, address, MAX_NAME).ok()?.bytes)
+}
+
+/// Names of variables from `address` to the end of the prototype; nothing if they were stripped.
+pub(crate) fn info<M: RemoteMemory + ?Sized>(
+    memory: &M,
+    prototype: &Prototype,
+    address: u64,
+) -> Result<Vec<u8>, PrototypeError> {
+    let identity = &prototype.identity;
+    if address == 0 {
+        return Ok(Vec::new());
+    }
+    let end = identity.address.wrapping_add(identity.sizept.into());
+    let mut bytes = vec![0; end.saturating_sub(address).min(MAX_INFO) as usize];
+    memory.read_exact(address, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A local variable, and the positions where it lives.
+pub(crate) struct Variable<'a> {
+    pub name: &'a [u8],
+    start: u32,
+    end: u32,
+}
+
+/// The local variables of a function (debug_varname in lj_debug.c): in order of their beginning, each a name, how much later
+/// than the one before it begins, and how long it lives.
+pub(crate) fn variables(mut info: &[u8]) -> impl Iterator<Item = Variable<'_>> {
     let mut start: u32 = 0;
-    loop {
+    std::iter::from_fn(move || {
         let (tag, _) = info.split_first()?;
         let name = match usize::from(*tag).checked_sub(1) {
             None => return None,
             Some(hidden) if hidden < HIDDEN.len() => {
-                info = &info[1..];
+                info = info.get(1..)?;
                 HIDDEN[hidden]
             }
             Some(_) => {
                 let len = info.iter().position(|byte| *byte == 0)?;
-                let name = &info[..len];
-                info = &info[len + 1..];
+                let name = info.get(..len)?;
+                info = info.get(len + 1..)?;
                 name
             }
         };
         start = start.wrapping_add(uleb128(&mut info)?);
-        if start > position {
-            return None;
-        }
         let end = start.wrapping_add(uleb128(&mut info)?);
-        if position < end {
-            if slot == 0 {
-                return Some(name.get(..MAX_NAME).unwrap_or(name));
-            }
-            slot -= 1;
-        }
-    }
+        let name = name.get(..MAX_NAME).unwrap_or(name);
+        Some(Variable { name, start, end })
+    })
+}
+
+/// The local variable that lives in a slot at a position.
+fn local_name(info: &[u8], position: u32, slot: u32) -> Option<&[u8]> {
+    variables(info)
+        .take_while(|variable| variable.start <= position)
+        .filter(|variable| position < variable.end)
+        .nth(slot as usize)
+        .map(|variable| variable.name)
 }
 
 fn uleb128(bytes: &mut &[u8]) -> Option<u32> {

@@ -11,6 +11,7 @@
 //! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`bytecode`], [`builtins`],
 //!   [`c_functions`], [`string`], [`value`].
 
+mod body;
 pub mod builtins;
 pub mod bytecode;
 pub mod bytecode_ref;
@@ -43,6 +44,7 @@ pub mod yields;
 #[cfg(test)]
 mod testing;
 
+pub use body::words_of;
 pub use builtins::Builtins;
 pub use c_functions::CFunctions;
 pub use call_site::{CallSiteName, call_site_name};

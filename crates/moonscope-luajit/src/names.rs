@@ -1,8 +1,10 @@
 //! Names of Lua functions as people see them: `access@plugins/limit-count.lua:87`.
 //!
 //! The name is that of the definition in the source file ([`crate::source`]), read in the root of the process.
-//! It is left out where it is not certain: no file, a file that changed after the process had started, no
-//! function with exactly these lines and parameters, or several. Then the place alone is shown.
+//! It is left out where it is not certain: no file, no function with exactly these lines and parameters, or several. Then the
+//! place alone is shown. A file that changed after the process had started may have been loaded before or after that: the name
+//! that a function has in it is a hint (`name?`), and only if the text of that function has all variables and strings that the
+//! one in memory has.
 
 use crate::chunk::Chunk;
 use crate::prototype::Prototype;
@@ -78,10 +80,53 @@ pub struct LuaNames {
     root: Option<Pid>,
     started: SystemTime,
     directory: Option<PathBuf>,
-    /// `None`: looked at, and of no use.
-    files: HashMap<PathBuf, Option<Rc<SourceFile>>>,
+    /// Those that were looked at.
+    files: HashMap<PathBuf, Looked>,
     /// Functions in `files`.
     kept: usize,
+}
+
+/// A file as it was when it was looked at last.
+#[derive(Clone, Debug)]
+struct Looked {
+    version: Version,
+    /// `None`: it is of no use.
+    source: Option<Rc<SourceFile>>,
+    /// It changed after the process had started.
+    is_late: bool,
+}
+
+/// What changes with the content of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    size: u64,
+    content: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(file: &File) -> Option<Self> {
+        let meta = file.metadata().ok()?;
+        Some(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.size(),
+            content: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+
+    /// True if the file was changed, or put in its place, after `started`. The time of the last change of content
+    /// is what package managers and `rsync -a` set back to what it was elsewhere; that of the inode is not.
+    fn is_younger(&self, started: SystemTime) -> Option<bool> {
+        let at = |(seconds, nanoseconds): (i64, i64)| {
+            let at = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
+            SystemTime::UNIX_EPOCH.checked_add(at)
+        };
+        Some(at(self.content)?.max(at(self.changed)?) > started + START_SLACK)
+    }
 }
 
 impl LuaNames {
@@ -108,8 +153,17 @@ impl LuaNames {
         }
     }
 
-    /// The name of a function.
+    /// The name of a function, if that needs no look at its body.
     pub fn name_of(&mut self, prototype: &Prototype) -> FunctionName {
+        self.name_with(prototype, || None)
+    }
+
+    /// The name of a function. `words`: what its text must have in it (`words_of`), if it is asked for.
+    pub fn name_with(
+        &mut self,
+        prototype: &Prototype,
+        words: impl FnOnce() -> Option<Vec<Vec<u8>>>,
+    ) -> FunctionName {
         let identity = &prototype.identity;
         let chunk = Chunk::parse(&prototype.chunkname.bytes, identity.firstline);
         let kind = match () {
@@ -121,7 +175,7 @@ impl LuaNames {
         let name = match (kind, &chunk) {
             (FunctionKind::Builtin, Chunk::Builtin(name)) => Some(name.clone()),
             (FunctionKind::MainChunk, _) => Some(MAIN_CHUNK.to_owned()),
-            (FunctionKind::Function, Chunk::File(path)) => self.in_source(path, prototype),
+            (FunctionKind::Function, Chunk::File(path)) => self.in_source(path, prototype, words),
             _ => None,
         };
         FunctionName {
@@ -137,56 +191,61 @@ impl LuaNames {
         }
     }
 
-    fn in_source(&mut self, path: &Path, prototype: &Prototype) -> Option<String> {
+    fn in_source(
+        &mut self,
+        path: &Path,
+        prototype: &Prototype,
+        words: impl FnOnce() -> Option<Vec<Vec<u8>>>,
+    ) -> Option<String> {
         let identity = &prototype.identity;
-        let last_line = identity.firstline.checked_add(identity.numline)?;
-        let source = self.source(path)?;
-        let params = identity.numparams.into();
-        source
-            .name_of(identity.firstline, last_line, params, identity.is_vararg)
-            .map(str::to_owned)
+        let (first_line, params) = (identity.firstline, identity.numparams.into());
+        let last_line = first_line.checked_add(identity.numline)?;
+        let Looked { source, is_late, .. } = self.look(path)?;
+        let source = source?;
+        let name = source.name_of(first_line, last_line, params, identity.is_vararg)?;
+        match is_late {
+            false => Some(name.to_owned()),
+            true => source
+                .has_words(first_line..=last_line, &words()?)
+                .then(|| format!("{name}?")),
+        }
     }
 
-    fn source(&mut self, path: &Path) -> Option<Rc<SourceFile>> {
-        if let Some(known) = self.files.get(path) {
-            return known.clone();
+    /// The file as it is now.
+    fn look(&mut self, path: &Path) -> Option<Looked> {
+        let whole = match path.is_absolute() {
+            true => path.to_owned(),
+            false => self.directory.as_ref()?.join(path),
+        };
+        let file = open_in_root(self.root?, &whole).ok()?;
+        let version = Version::of(&file)?;
+        if let Some(known) = self.files.get(path).filter(|known| known.version == version) {
+            return Some(known.clone());
         }
         if self.files.len() >= MAX_FILES || self.kept >= MAX_KEPT_FUNCTIONS {
             self.files.clear();
             self.kept = 0;
         }
-        let source = self.read(path).map(Rc::new);
+        let is_late = version.is_younger(self.started)?;
+        let source = read(file, is_late).map(Rc::new);
         self.kept += source.as_ref().map_or(0, |source| source.functions().len());
-        self.files.insert(path.to_owned(), source.clone());
-        source
-    }
-
-    fn read(&self, path: &Path) -> Option<SourceFile> {
-        let path = match path.is_absolute() {
-            true => path.to_owned(),
-            false => self.directory.as_ref()?.join(path),
+        let looked = Looked {
+            version,
+            source,
+            is_late,
         };
-        let file = open_in_root(self.root?, &path).ok()?;
-        if is_younger(&file, self.started)? {
-            return None;
-        }
-        let mut text = Vec::new();
-        file.take(MAX_SOURCE as u64 + 1).read_to_end(&mut text).ok()?;
-        SourceFile::parse(&text).ok()
+        self.files.insert(path.to_owned(), looked.clone());
+        Some(looked)
     }
 }
 
-/// True if the file was changed, or put in its place, after `started`. The time of the last change of content
-/// is what package managers and `rsync -a` set back to what it was elsewhere; that of the inode is not.
-fn is_younger(file: &File, started: SystemTime) -> Option<bool> {
-    let meta = file.metadata().ok()?;
-    let changed = |seconds: i64, nanoseconds: i64| {
-        let at = Duration::new(seconds.try_into().ok()?, nanoseconds.try_into().ok()?);
-        SystemTime::UNIX_EPOCH.checked_add(at)
-    };
-    let content = changed(meta.mtime(), meta.mtime_nsec())?;
-    let inode = changed(meta.ctime(), meta.ctime_nsec())?;
-    Some(content.max(inode) > started + START_SLACK)
+fn read(file: File, is_late: bool) -> Option<SourceFile> {
+    let mut text = Vec::new();
+    file.take(MAX_SOURCE as u64 + 1).read_to_end(&mut text).ok()?;
+    match is_late {
+        false => SourceFile::parse(&text).ok(),
+        true => SourceFile::parse_with_words(&text).ok(),
+    }
 }
 
 /// When a process started, by the clock on the wall. `now`: the two clocks at one moment (`CLOCK_BOOTTIME`,

@@ -20,6 +20,11 @@ mod definition;
 mod lexer;
 mod parser;
 
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+
+use lexer::{Kind, Lexer};
+
 pub use lexer::SourceError;
 
 /// Largest source that is read, in bytes. The largest hand-written Lua files have some hundred KiB; generated
@@ -58,6 +63,8 @@ impl FunctionSpan {
 pub struct SourceFile {
     /// Sorted by [`FunctionSpan::key`].
     functions: Vec<FunctionSpan>,
+    /// Names and strings with their lines, in order; empty unless asked for.
+    words: Vec<(u32, Box<[u8]>)>,
 }
 
 impl SourceFile {
@@ -71,7 +78,38 @@ impl SourceFile {
         }
         let mut functions = parser::parse(text)?;
         functions.sort_by_key(FunctionSpan::key);
-        Ok(Self { functions })
+        Ok(Self {
+            functions,
+            words: Vec::new(),
+        })
+    }
+
+    /// The same with what [`Self::has_words`] needs, which is about as large as the text.
+    pub fn parse_with_words(text: &[u8]) -> Result<Self, SourceError> {
+        let source = Self::parse(text)?;
+        let mut lexer = Lexer::new(text);
+        let mut words = Vec::new();
+        loop {
+            let token = lexer.next()?;
+            match token.kind {
+                Kind::End => break,
+                Kind::Name | Kind::String => words.push((token.line, token.text.into())),
+                _ => {}
+            }
+        }
+        Ok(Self { words, ..source })
+    }
+
+    /// Are these all among the names and strings of these lines? Strings are compared as they are written: one with an
+    /// escape in it is not found.
+    pub fn has_words(&self, lines: RangeInclusive<u32>, words: &[Vec<u8>]) -> bool {
+        let from = self.words.partition_point(|(line, _)| line < lines.start());
+        let there = self.words.get(from..).unwrap_or_default().iter();
+        let there: HashSet<&[u8]> = there
+            .take_while(|(line, _)| line <= lines.end())
+            .map(|(_, word)| &**word)
+            .collect();
+        words.iter().all(|word| there.contains(word.as_slice()))
     }
 
     /// All of them, the main chunk first.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{Prototype, TraceCopy, call_site_name};
+use moonscope_luajit::{Prototype, TraceCopy, call_site_name, words_of};
 use moonscope_process::{Pid, Process, ProcessMemory};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -321,7 +321,8 @@ impl LuaProcess {
             let prototype = Prototype::read(&self.memory, mode, &strings, proto).ok()?;
             // if it goes meanwhile, only its lines are missing
             let _ = prototype.keep_lines(&self.memory);
-            let name = self.names.name_of(&prototype);
+            let words = || words_of(&self.memory, &strings, &prototype).ok().flatten();
+            let name = self.names.name_with(&prototype, words);
             let is_nameless = name.name.is_none();
             let function = functions.intern(name.into());
             self.read += 1;
