@@ -88,6 +88,7 @@ enum ms_cfa {
 	MS_CFA_REALIGNED,
 	MS_CFA_PLT,		/* CFA = rsp + 8 + ((rip & 15) >= off ? 8 : 0) */
 	MS_CFA_SIGNAL,		/* registers lie in the ucontext at reg + off */
+	MS_CFA_CLONE,		/* rax = 0: the outermost frame, of a new thread; else CFA = reg + off */
 	/* LuaJIT's VM: CFA = its frame + off, where off is the size of that frame, and
 	 * the frame is found through the VM's own memory (lua.h); `add` is the number
 	 * of the build's ms_lua_layout */

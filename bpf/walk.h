@@ -160,6 +160,7 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 	base = w->reg[reg];
 	switch (rule->cfa) {
 	case MS_CFA_REG:
+	case MS_CFA_CLONE:
 	case MS_CFA_LUA_HELPER:
 	case MS_CFA_LUA_LEAVING:
 		*cfa = base + (__s64)rule->off;
@@ -385,6 +386,13 @@ ms_outlined int ms_step_by(struct walk *w, const struct ms_rule *rule)
 		return ms_stop(w, MS_END_ROOT);
 	case MS_CFA_SIGNAL:
 		return ms_step_signal(w, rule);
+	case MS_CFA_CLONE:
+		/* nothing is called from there, so what rax says is of this thread */
+		if (!w->exact || !(w->valid & MS_BIT(MS_REG_RAX)))
+			return ms_stop(w, MS_END_LOST_REGISTER);
+		if (!w->reg[MS_REG_RAX])
+			return ms_stop(w, MS_END_ROOT);
+		return ms_step_by_rule(w, rule);
 	case MS_CFA_LUA_VM:
 	case MS_CFA_LUA_VM_INNER:
 	case MS_CFA_LUA_DISPATCH:

@@ -261,6 +261,41 @@ pub(crate) fn trampoline() -> abi::ms_rule {
     }
 }
 
+/// The rule of code that has no caller.
+pub(crate) fn root() -> abi::ms_rule {
+    abi::ms_rule {
+        cfa: abi::MS_CFA_ROOT as u8,
+        ..Default::default()
+    }
+}
+
+/// The rule of a function that has pushed so many words and uses no other register for its frame.
+pub(crate) fn pushed(words: u8) -> abi::ms_rule {
+    abi::ms_rule {
+        cfa: abi::MS_CFA_REG as u8,
+        reg: abi::MS_REG_RSP as u8,
+        window: 1,
+        off: 8 + 8 * i32::from(words),
+        ..Default::default()
+    }
+}
+
+/// The rule of code whose frame no rule can find.
+pub(crate) fn unsupported() -> abi::ms_rule {
+    abi::ms_rule {
+        cfa: abi::MS_CFA_UNSUPPORTED as u8,
+        ..Default::default()
+    }
+}
+
+/// The rule of the code that `clone_gap.rs` finds: the old thread returns to what is on top of its stack.
+pub(crate) fn clone_gap() -> abi::ms_rule {
+    abi::ms_rule {
+        cfa: abi::MS_CFA_CLONE as u8,
+        ..pushed(0)
+    }
+}
+
 fn bytes(expression: gimli::UnwindExpression<usize>, section: &[u8]) -> Option<&[u8]> {
     section.get(expression.offset..expression.offset.checked_add(expression.length)?)
 }

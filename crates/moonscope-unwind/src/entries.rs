@@ -8,9 +8,10 @@ use rustc_hash::FxHashMap;
 
 use crate::cfi::{self, Program, Row, Slice};
 use crate::convert;
+use crate::eh_return;
 use crate::rules::{RuleSet, fixed};
 use crate::sections::Code;
-use crate::table::TableStats;
+use crate::table_stats::TableStats;
 
 /// FDEs of one file (40 bytes each while its table is built). Chromium has about a million.
 const MAX_ENTRIES: usize = 4 << 20;
@@ -141,27 +142,28 @@ where
     }
 
     /// Runs the FDE at `offset` and calls `row` with each address in `[start, end)` at which a rule begins
-    /// to hold, and the rule's number; the first call is for `start`.
+    /// to hold, and the rule's number; the first call is for `start`. Says where the function leaves by
+    /// `__builtin_eh_return`, if it does.
     pub(crate) fn rules(
         &mut self,
         entry: Entry,
         rules: &mut RuleSet,
         stats: &mut TableStats,
         mut row: impl FnMut(u64, u16),
-    ) {
+    ) -> Option<u64> {
         let Entry { start, end, offset } = entry;
         // it was parsed before, so only the budget is left to fail, or a file that changes meanwhile
         let Some(fde) = self.fde(offset).filter(|fde| fde.initial_address() <= start) else {
             stats.over_budget += 1;
             row(start, fixed::UNSUPPORTED);
-            return;
+            return None;
         };
         let signal = fde.is_signal_trampoline();
         let initial = self.cies.get(&fde.cie().offset()).and_then(|cie| cie.initial);
         let Some(initial) = initial else {
             stats.unsupported.invalid += 1;
             row(start, fixed::UNSUPPORTED);
-            return;
+            return None;
         };
         let program = Program {
             instructions: fde.instructions(&self.section, &self.bases),
@@ -170,12 +172,16 @@ where
         };
         // the row in force where the piece starts may begin before it
         let mut pending = None;
+        let mut leaves_at = None;
         let result = cfi::rows(program, &initial, fde.initial_address(), |at, state| {
             if at >= end {
                 return;
             }
             if let Some((at, number)) = pending.take_if(|_| at > start) {
                 row(at, number);
+            }
+            if leaves_at.is_none() && eh_return::leaves(state) {
+                leaves_at = Some(at);
             }
             let number = match convert::rule(state, signal, self.bytes) {
                 Ok(rule) => {
@@ -201,6 +207,7 @@ where
             stats.unsupported.invalid += 1;
             row(from, fixed::UNSUPPORTED);
         }
+        leaves_at
     }
 }
 

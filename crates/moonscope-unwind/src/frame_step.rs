@@ -7,7 +7,7 @@ use crate::abi;
 use crate::end::WalkEnd;
 use crate::gopclntab::{GoFrame, GoRbp};
 use crate::unwind_data::{FrameRules, UnwindData};
-use crate::walker::{RBP, RIP, RSP, Registers, StackCopy};
+use crate::walker::{RAX, RBP, RIP, RSP, Registers, StackCopy};
 
 /// Operations of one expression. The longest real ones have about ten.
 const MAX_OPERATIONS: u32 = 256;
@@ -43,6 +43,9 @@ pub(crate) fn by_rules(
     let return_address = rules.row.register(gimli::X86_64::RA);
     if matches!(return_address, Some(RegisterRule::Undefined)) {
         return Err(WalkEnd::Root);
+    }
+    if rules.is_frameless {
+        return Err(WalkEnd::Unsupported);
     }
     let cfa = frame.cfa()?;
     let mut caller = Registers {
@@ -99,6 +102,37 @@ pub(crate) fn by_go_frame(
             GoRbp::Unknown => None,
         },
     );
+    Ok(Caller {
+        registers: caller,
+        signal: false,
+        address_in_register: false,
+    })
+}
+
+/// The caller of clone() behind its system call: rax is 0 in the new thread, which has none.
+pub(crate) fn by_clone_gap(
+    registers: &Registers,
+    stack: &StackCopy<'_>,
+    is_exact: bool,
+) -> Result<Caller, WalkEnd> {
+    // nothing is called from there
+    let result = registers
+        .get(RAX)
+        .filter(|_| is_exact)
+        .ok_or(WalkEnd::LostRegister)?;
+    if result == 0 {
+        return Err(WalkEnd::Root);
+    }
+    by_pushed(0, registers, stack)
+}
+
+/// The caller of code that has pushed so many words, and nothing else.
+pub(crate) fn by_pushed(words: u8, registers: &Registers, stack: &StackCopy<'_>) -> Result<Caller, WalkEnd> {
+    let sp = registers.get(RSP).ok_or(WalkEnd::LostRegister)?;
+    let sp = sp.wrapping_add(8 * u64::from(words));
+    let mut caller = *registers;
+    caller.set(RIP, Some(stack.word(sp).ok_or(WalkEnd::Unreadable)?));
+    caller.set(RSP, Some(sp.wrapping_add(8)));
     Ok(Caller {
         registers: caller,
         signal: false,

@@ -10,10 +10,14 @@
 
 pub mod abi;
 
+mod by_code;
 mod cfi;
+mod clone_gap;
 mod convert;
+mod eh_return;
 mod end;
 mod entries;
+mod entry_point;
 mod error;
 mod expression;
 mod frame_pointer;
@@ -21,12 +25,15 @@ mod frame_step;
 mod go_place;
 mod go_rows;
 mod gopclntab;
+mod holes;
 mod pieces;
 mod rows;
 mod rules;
 mod sections;
 mod stack_end;
+mod stubs;
 mod table;
+mod table_stats;
 mod trampoline;
 mod unwind_data;
 #[cfg(feature = "host-walker")]
@@ -36,6 +43,7 @@ mod walker;
 pub use end::WalkEnd;
 pub use error::UnwindError;
 pub use rules::RuleSet;
-pub use table::{Table, TableStats};
+pub use table::Table;
+pub use table_stats::TableStats;
 pub use unwind_data::UnwindData;
 pub use walker::{ModuleAt, Modules, Registers, StackCopy, Walk, WalkFrame, walk};

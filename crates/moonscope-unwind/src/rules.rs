@@ -15,7 +15,6 @@ pub(crate) mod fixed {
     use crate::abi;
 
     pub(crate) const HOLE: u16 = abi::MS_RULE_HOLE as u16;
-    pub(crate) const ROOT: u16 = abi::MS_RULE_ROOT as u16;
     pub(crate) const UNSUPPORTED: u16 = abi::MS_RULE_UNSUPPORTED as u16;
 }
 

@@ -4,6 +4,7 @@
 //! (Linux Standard Base core, section 10.6.2). A broken section table does not hide the program headers.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use gimli::LittleEndian;
 use object::elf;
@@ -12,6 +13,7 @@ use object::{CompressedData, CompressionFormat, Endianness};
 
 use crate::error::UnwindError;
 use crate::go_place::{self, GoPlace};
+use crate::stubs::{self, Stub};
 
 /// How far apart the first and the last byte of code may lie. The code models in use keep them within 2 GiB;
 /// the page words of a table over 4 GiB take 16 MiB.
@@ -29,6 +31,28 @@ pub(crate) struct Code {
     pub(crate) offset: usize,
 }
 
+/// Where a file says that execution starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EntryPoint {
+    pub(crate) vaddr: u64,
+    /// The file is a program. A library may be the loader, or have an entry point that is none: linkers take the first
+    /// byte of `.text` where nothing else was said.
+    pub(crate) is_of_program: bool,
+}
+
+/// The bytes of code between two addresses.
+pub(crate) fn code_of<'a>(data: &'a [u8], code: &[Code], wanted: Range<u64>) -> Option<&'a [u8]> {
+    let range = code
+        .iter()
+        .find(|range| range.start <= wanted.start && wanted.end <= range.end)?;
+    let place = |vaddr: u64| {
+        range
+            .offset
+            .checked_add(usize::try_from(vaddr - range.start).ok()?)
+    };
+    data.get(place(wanted.start)?..place(wanted.end)?)
+}
+
 /// One section of unwind information.
 pub(crate) struct FrameSection<'a> {
     pub(crate) data: Cow<'a, [u8]>,
@@ -42,6 +66,9 @@ pub(crate) struct FrameSection<'a> {
 pub(crate) struct Sections<'a> {
     /// Sorted by address, without overlaps, never empty.
     pub(crate) code: Vec<Code>,
+    pub(crate) entry: Option<EntryPoint>,
+    /// Sorted; unwind information may describe them too.
+    pub(crate) stubs: Vec<Stub>,
     pub(crate) eh_frame: Option<FrameSection<'a>>,
     /// Address and content of `.eh_frame_hdr`.
     pub(crate) eh_frame_hdr: Option<(u64, &'a [u8])>,
@@ -91,8 +118,15 @@ pub(crate) fn find(data: &[u8]) -> Result<Sections<'_>, UnwindError> {
         })
         .or_else(|| by_header(eh_frame_hdr?, segments, endian, data));
     let go = table.section_by_name(endian, b".go.buildinfo").is_some();
+    let vaddr = header.e_entry.get(endian);
+    let entry = (vaddr != 0).then(|| EntryPoint {
+        vaddr,
+        is_of_program: header.e_type.get(endian) == elf::ET_EXEC || is_program(segments, endian, data),
+    });
     Ok(Sections {
         code,
+        entry,
+        stubs: stubs::find(&table, endian, data),
         eh_frame,
         eh_frame_hdr,
         debug_frame: debug_frame(&table, endian, data),
@@ -100,6 +134,21 @@ pub(crate) fn find(data: &[u8]) -> Result<Sections<'_>, UnwindError> {
         go,
         gopclntab: go.then(|| go_place::find(&table, endian, data)).flatten(),
     })
+}
+
+/// Whether a shared object is a program: it names its loader, or says so (DF_1_PIE, which static ones have).
+fn is_program(segments: &[elf::ProgramHeader64<Endianness>], endian: Endianness, data: &[u8]) -> bool {
+    let says_so = |segment: &elf::ProgramHeader64<Endianness>| {
+        let entries = segment.dynamic(endian, data).ok().flatten().unwrap_or_default();
+        entries.iter().any(|entry| {
+            entry.d_tag.get(endian) == elf::DT_FLAGS_1
+                && entry.d_val.get(endian) & elf::DF_1_PIE.0 != 0
+        })
+    };
+    let names_loader = |segment: &elf::ProgramHeader64<Endianness>| segment.p_type(endian) == elf::PT_INTERP;
+    segments
+        .iter()
+        .any(|segment| names_loader(segment) || says_so(segment))
 }
 
 fn not_elf(error: object::Error) -> UnwindError {

@@ -9,6 +9,7 @@
 use memchr::memmem;
 
 use crate::entries::Entry;
+use crate::holes;
 use crate::sections::Code;
 
 /// `xor %rdi, %rdi; call`, the distance of the function, `hlt`.
@@ -16,41 +17,21 @@ const HEAD: &[u8] = b"\x48\x31\xff\xe8";
 const HALT: u8 = 0xf4;
 const LENGTH: usize = HEAD.len() + 4 + 1;
 
-/// Holes above this size are not searched: see `trampoline.rs`.
-const MAX_HOLE: u64 = 128 << 20;
-
 /// Such places in the code that nothing describes, sorted.
 pub(crate) fn find(data: &[u8], code: &[Code], described: &[Entry]) -> Vec<Entry> {
     let mut found = Vec::new();
-    for range in code {
-        let first = described.partition_point(|entry| entry.end <= range.start);
-        let inside = described.iter().skip(first);
-        let mut at = range.start;
-        for entry in inside.take_while(|entry| entry.start < range.end) {
-            search(data, range, at, entry.start, &mut found);
-            at = at.max(entry.end);
+    holes::each(code, described, LENGTH, |start, place| {
+        let bytes = data.get(place).unwrap_or_default();
+        for at in memmem::find_iter(bytes, HEAD).filter(|&at| is_end(&bytes[at..])) {
+            let address = start + at as u64;
+            found.push(Entry {
+                start: address,
+                end: address + LENGTH as u64,
+                offset: usize::MAX,
+            });
         }
-        search(data, range, at, range.end, &mut found);
-    }
+    });
     found
-}
-
-fn search(data: &[u8], range: &Code, start: u64, end: u64, found: &mut Vec<Entry>) {
-    if end.saturating_sub(start) < LENGTH as u64 || end - start > MAX_HOLE {
-        return;
-    }
-    let place = |address: u64| range.offset + (address - range.start) as usize;
-    let Some(bytes) = data.get(place(start)..place(end)) else {
-        return;
-    };
-    for at in memmem::find_iter(bytes, HEAD).filter(|&at| is_end(&bytes[at..])) {
-        let address = start + at as u64;
-        found.push(Entry {
-            start: address,
-            end: address + LENGTH as u64,
-            offset: usize::MAX,
-        });
-    }
 }
 
 /// Does code that ends a stack begin here?

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::abi;
-use crate::convert::{self, Inexpressible};
+use crate::by_code::ByCode;
+use crate::convert;
 use crate::entries::{Entry, Kind, Reader};
 use crate::error::UnwindError;
 use crate::go_rows::GoRows;
@@ -11,7 +12,8 @@ use crate::pieces;
 use crate::rows::{MAX_ROWS, RowWriter};
 use crate::rules::{RuleSet, fixed};
 use crate::sections::{self, FrameSection};
-use crate::{stack_end, trampoline};
+use crate::table_stats::TableStats;
+use crate::{eh_return, trampoline};
 
 /// Unwind rows of one executable file, in the words of `bpf/abi.h` (`struct ms_table`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,104 +28,13 @@ pub struct Table {
     pub stats: TableStats,
     /// Where functions start, from `base`, sorted.
     functions: Vec<u32>,
-}
-
-/// What became of the unwind information of a file. What is about damage should be 0 or nearly so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableStats {
-    /// FDEs taken from `.eh_frame`.
-    pub eh_frame_entries: u32,
-    /// FDEs taken from `.debug_frame`: those for code that `.eh_frame` does not describe.
-    pub debug_frame_entries: u32,
-    /// Go functions that neither of the two describes.
-    pub go_functions: u32,
-    /// Signal trampolines found by their code.
-    pub trampolines: u32,
-    /// Ends of coroutines' stacks found by their code.
-    pub stack_ends: u32,
-    /// Rows without an expressible rule, by reason.
-    pub unsupported: Unsupported,
-    /// Rows that save a register where a rule cannot say.
-    pub rows_with_lost_registers: u32,
-    /// FDEs that overlap another one.
-    pub overlaps: u32,
-    /// FDEs for addresses outside the executable segments: code that the linker removed.
-    pub outside_code: u32,
-    /// Entries that do not parse.
-    pub broken_entries: u32,
-    /// Entries left out because the file asked for too much work.
-    pub over_budget: u32,
-    /// Bytes of code that something describes.
-    pub described_bytes: u64,
-}
-
-impl TableStats {
-    /// What is wrong with the unwind information, in words; `None`: nothing.
-    pub fn damage(&self) -> Option<String> {
-        let entries = |count: u32| match count {
-            1 => "1 entry".to_owned(),
-            count => format!("{count} entries"),
-        };
-        let broken = self.broken_entries + self.unsupported.invalid;
-        let parts = [
-            (broken, "cannot be read"),
-            (self.over_budget, "would take more work than honest ones"),
-        ];
-        let parts: Vec<String> = parts
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, what)| format!("{} {what}", entries(*count)))
-            .collect();
-        (!parts.is_empty()).then(|| format!("its unwind information is damaged: {}", parts.join(", ")))
-    }
-}
-
-/// Rows without an expressible rule, by what was inexpressible.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unsupported {
-    /// A CFA expression of no known form.
-    pub cfa_expression: u32,
-    /// A CFA that starts from no general register, or whose offset does not fit.
-    pub cfa_register: u32,
-    /// A return address that is neither at CFA - 8 nor in a register.
-    pub return_address: u32,
-    /// A caller's stack pointer that is not the CFA (`longjmp`).
-    pub stack_pointer: u32,
-    /// A signal frame that is not the kernel's.
-    pub signal_frame: u32,
-    /// Instructions that are invalid where they stand.
-    pub invalid: u32,
-}
-
-impl Unsupported {
-    /// All of them.
-    pub fn total(&self) -> u32 {
-        let Unsupported {
-            cfa_expression,
-            cfa_register,
-            return_address,
-            stack_pointer,
-            signal_frame,
-            invalid,
-        } = *self;
-        cfa_expression + cfa_register + return_address + stack_pointer + signal_frame + invalid
-    }
-
-    pub(crate) fn count(&mut self, why: Inexpressible) {
-        let counter = match why {
-            Inexpressible::CfaExpression => &mut self.cfa_expression,
-            Inexpressible::CfaRegister => &mut self.cfa_register,
-            Inexpressible::ReturnAddress => &mut self.return_address,
-            Inexpressible::StackPointer => &mut self.stack_pointer,
-            Inexpressible::SignalFrame => &mut self.signal_frame,
-        };
-        *counter += 1;
-    }
+    /// And where code starts that nothing describes but has rules.
+    undescribed: Vec<u32>,
 }
 
 impl Table {
     /// The table of the ELF file `data`, with its rules added to `rules`; `None` if the file has no unwind
-    /// information at all, no signal trampoline and no end of a stack either.
+    /// information at all, and no code that is known without.
     ///
     /// `.eh_frame` speaks first, `.debug_frame` and then Go's function table for what is left. Code that
     /// none of them describes is a hole.
@@ -181,12 +92,10 @@ impl Table {
         all.extend(tagged(&go_pieces, Source::Go));
         all.sort_unstable_by_key(|piece| piece.0.start);
         let described: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
-        stats.described_bytes = described.iter().map(|entry| entry.end - entry.start).sum();
         let trampolines = trampoline::find(data, code, &described, sections.go);
         stats.trampolines = trampolines.len() as u32;
-        let ends = stack_end::find(data, code, &described);
-        stats.stack_ends = ends.len() as u32;
-        if described.is_empty() && trampolines.is_empty() && ends.is_empty() {
+        let by_code = ByCode::find(data, &sections, &described, stats);
+        if described.is_empty() && trampolines.is_empty() && by_code.pieces.is_empty() {
             return Ok(None);
         }
         if !trampolines.is_empty() {
@@ -200,12 +109,12 @@ impl Table {
             all.extend(tagged(&trampolines, Source::Trampoline));
             all.sort_unstable_by_key(|piece| piece.0.start);
         }
-        if !ends.is_empty() {
-            let (ends, _) = pieces::disjoint(ends);
+        if !by_code.pieces.is_empty() {
             let taken: Vec<Entry> = all.iter().map(|piece| piece.0).collect();
-            all.extend(tagged(&pieces::outside(&ends, &taken), Source::StackEnd));
+            all.extend(tagged(&pieces::outside(&by_code.pieces, &taken), Source::Code));
             all.sort_unstable_by_key(|piece| piece.0.start);
         }
+        stats.described_bytes = all.iter().map(|(piece, _)| piece.end - piece.start).sum();
 
         let (Some(first), Some(last)) = (code.first(), code.last()) else {
             return Err(UnwindError::NoCode);
@@ -213,32 +122,55 @@ impl Table {
         let base = first.start & !u64::from(abi::MS_PAGE_SIZE - 1);
         let bytes = sections.eh_frame.as_ref().map_or(0, |section| section.data.len());
         let mut writer = RowWriter::new(base, last.end, bytes.min(data.len()) / 5);
+        let mut frameless = Vec::new();
         for (index, &(piece, source)) in all.iter().enumerate() {
             let row = |at, number| writer.push(at, number);
-            match (source, &mut eh_frame, &mut debug_frame, &mut go) {
+            let leaves_at = match (source, &mut eh_frame, &mut debug_frame, &mut go) {
                 (Source::EhFrame, Some(reader), _, _) => reader.rules(piece, rules, stats, row),
                 (Source::DebugFrame, _, Some(reader), _) => reader.rules(piece, rules, stats, row),
-                (Source::Go, _, _, Some(table)) => table.rules(piece, rules, row),
-                (Source::StackEnd, ..) => writer.push(piece.start, fixed::ROOT),
-                _ => writer.push(piece.start, rules.intern(convert::trampoline())),
+                (Source::Go, _, _, Some(table)) => {
+                    table.rules(piece, rules, row);
+                    None
+                }
+                (Source::Code, ..) => {
+                    writer.push(piece.start, rules.intern(by_code.rules[piece.offset]));
+                    None
+                }
+                _ => {
+                    writer.push(piece.start, rules.intern(convert::trampoline()));
+                    None
+                }
+            };
+            if let Some(at) = leaves_at {
+                let code = sections::code_of(data, code, piece.start..piece.end).unwrap_or_default();
+                let part = eh_return::without_frame(piece.start, at, code);
+                frameless.extend(part.map(|part| (part, convert::unsupported())));
             }
             if all.get(index + 1).is_none_or(|next| next.0.start > piece.end) {
                 writer.push(piece.end, fixed::HOLE);
             }
         }
         let (pages, rows) = writer.finish().ok_or(UnwindError::TooManyRows(MAX_ROWS))?;
-        let mut functions: Vec<u32> = described
-            .iter()
-            .map(|entry| (entry.start - base) as u32)
-            .collect();
-        functions.shrink_to_fit();
-        Ok(Some(Table {
+        let starts = |pieces: &mut dyn Iterator<Item = &Entry>| {
+            let mut starts: Vec<u32> = pieces.map(|piece| (piece.start - base) as u32).collect();
+            starts.shrink_to_fit();
+            starts
+        };
+        let functions = starts(&mut described.iter());
+        let undescribed = all.iter().filter(|piece| piece.1 == Source::Code);
+        let undescribed = starts(&mut undescribed.map(|piece| &piece.0));
+        let table = Table {
             base,
             pages,
             rows,
             stats: *stats,
             functions,
-        }))
+            undescribed,
+        };
+        if frameless.is_empty() {
+            return Ok(Some(table));
+        }
+        table.overlay(rules, &frameless).map(Some)
     }
 
     /// The same table with other rules for parts of the code: sorted ranges that do not overlap, inside the
@@ -327,13 +259,14 @@ impl Table {
         self.function(index).filter(|range| range.contains(&vaddr))
     }
 
-    /// A function ends where the next one starts or a hole begins.
+    /// A function ends where something else starts or a hole begins.
     fn function(&self, index: usize) -> Option<Range<u64>> {
-        let start = self.base + u64::from(*self.functions.get(index)?);
-        let next = self
-            .functions
-            .get(index + 1)
-            .map_or(u64::MAX, |&next| self.base + u64::from(next));
+        let first = *self.functions.get(index)?;
+        let start = self.base + u64::from(first);
+        let found = self.undescribed.partition_point(|&found| found <= first);
+        let next = [self.functions.get(index + 1), self.undescribed.get(found)];
+        let next = next.into_iter().flatten().min();
+        let next = next.map_or(u64::MAX, |&next| self.base + u64::from(next));
         let row = self.row_at(start)?;
         // rows are looked at page by page, because a row does not carry its upper bits
         let first_page = ((start - self.base) >> abi::MS_PAGE_SHIFT) as usize;
@@ -368,7 +301,7 @@ enum Source {
     DebugFrame,
     Go,
     Trampoline,
-    StackEnd,
+    Code,
 }
 
 fn tagged(pieces: &[Entry], source: Source) -> Vec<(Entry, Source)> {

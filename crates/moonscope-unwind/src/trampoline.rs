@@ -7,6 +7,7 @@
 use memchr::memmem;
 
 use crate::entries::Entry;
+use crate::holes::MAX_HOLE;
 use crate::sections::Code;
 
 /// `mov $15, %rax; syscall`: 15 is `rt_sigreturn`.
@@ -15,10 +16,6 @@ const BYTES: &[u8] = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05";
 /// Above this size only the code that nothing describes is searched, so that no large library is read as a
 /// whole into memory for nine bytes.
 const SEARCH_ALL: u64 = 4 << 20;
-
-/// A hole above this size is not searched: nothing but a damaged file or a program of another tool chain has
-/// them, and reading it would take long.
-const MAX_HOLE: u64 = 128 << 20;
 
 /// Holes below this size are padding between functions.
 const MIN_HOLE: u64 = 16;

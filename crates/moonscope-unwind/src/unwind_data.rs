@@ -8,12 +8,16 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use gimli::{EndianSlice, LittleEndian, UnwindContext, UnwindSection, UnwindTableRow};
+use gimli::{CfaRule, EndianSlice, LittleEndian, RegisterRule, UnwindContext, UnwindSection, UnwindTableRow};
 
+use crate::clone_gap;
+use crate::eh_return;
+use crate::entry_point;
 use crate::error::UnwindError;
 use crate::go_place::GoPlace;
 use crate::gopclntab::{GoFrame, GoTable};
 use crate::sections::{self, Code};
+use crate::stubs::Stub;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 type Fde<'a> = gimli::FrameDescriptionEntry<Slice<'a>>;
@@ -31,6 +35,10 @@ pub struct UnwindData {
     debug_frame: Option<Box<[u8]>>,
     /// Go's function table, and where the code starts that it counts from.
     gopclntab: Option<(Range<usize>, u64)>,
+    /// The code that runs from the entry point on; unwind information may say otherwise.
+    entry: Option<Range<u64>>,
+    /// The same of these.
+    stubs: Vec<Stub>,
     eh_index: OnceLock<Vec<Indexed>>,
     debug_index: OnceLock<Vec<Indexed>>,
 }
@@ -50,6 +58,8 @@ pub(crate) struct FrameRules<'data, 'ctx> {
     pub(crate) encoding: gimli::Encoding,
     /// What the expressions of the row point into.
     pub(crate) section: &'data [u8],
+    /// The frame may be another one's already, whatever the row says (`eh_return.rs`).
+    pub(crate) is_frameless: bool,
 }
 
 impl fmt::Debug for UnwindData {
@@ -77,7 +87,8 @@ impl UnwindData {
         let debug_frame = found.debug_frame.map(|section| section.data.into());
         let gopclntab = found.gopclntab.map(|go| (place(go.table), go.text));
         let code = found.code;
-        Ok(UnwindData {
+        let (entry_point, stubs) = (found.entry, found.stubs);
+        let mut this = UnwindData {
             file: Box::new(file),
             code,
             bases,
@@ -85,9 +96,33 @@ impl UnwindData {
             eh_frame_hdr,
             debug_frame,
             gopclntab,
+            entry: None,
+            stubs,
             eh_index: OnceLock::new(),
             debug_index: OnceLock::new(),
-        })
+        };
+        this.entry = entry_point.and_then(|entry| {
+            let code = this.code_at(entry.vaddr, entry_point::MAX_LENGTH)?;
+            Some(entry.vaddr..entry_point::reach(entry, code)?)
+        });
+        Ok(this)
+    }
+
+    /// Whether the code at a file virtual address runs from the entry point on, so that nothing has called it.
+    pub(crate) fn is_entry(&self, vaddr: u64) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.contains(&vaddr))
+    }
+
+    /// How many words a stub has pushed at a file virtual address; `None`: this is no stub.
+    pub(crate) fn pushed_by_stub(&self, vaddr: u64) -> Option<u8> {
+        let after = self.stubs.partition_point(|stub| stub.start <= vaddr);
+        let stub = self.stubs.get(after.checked_sub(1)?)?;
+        (vaddr < stub.end && self.code_at(vaddr, 1).is_some()).then_some(stub.pushed)
+    }
+
+    /// Whether a thread and the one that it makes have different stacks at a file virtual address.
+    pub(crate) fn is_clone_gap(&self, vaddr: u64) -> bool {
+        clone_gap::is_inside(vaddr, |start| self.code_at(start, clone_gap::MAX_LENGTH))
     }
 
     /// Up to `len` bytes of code at a file virtual address.
@@ -117,7 +152,7 @@ impl UnwindData {
         if let Some(bytes) = self.eh_frame.clone().and_then(|range| self.file().get(range)) {
             let section = gimli::EhFrame::new(bytes, LittleEndian);
             if let Some(fde) = self.eh_frame_fde(&section, bytes, vaddr)? {
-                return rules_of(&fde, &section, bytes, &self.bases, context, vaddr).map(Some);
+                return self.rules_of(&fde, &section, bytes, context, vaddr).map(Some);
             }
         }
         let Some(bytes) = self.debug_frame.as_deref() else {
@@ -127,7 +162,7 @@ impl UnwindData {
         section.set_address_size(8);
         let index = self.debug_index.get_or_init(|| index_of(&section, &self.bases));
         match find(index, &section, &self.bases, vaddr)? {
-            Some(fde) => rules_of(&fde, &section, bytes, &self.bases, context, vaddr).map(Some),
+            Some(fde) => self.rules_of(&fde, &section, bytes, context, vaddr).map(Some),
             None => Ok(None),
         }
     }
@@ -141,6 +176,48 @@ impl UnwindData {
         };
         self.code_at(vaddr, 1)?;
         GoTable::parse(&place)?.frame_at(vaddr)
+    }
+
+    fn rules_of<'a, 'ctx, S: UnwindSection<Slice<'a>>>(
+        &self,
+        fde: &Fde<'a>,
+        section: &S,
+        bytes: &'a [u8],
+        context: &'ctx mut UnwindContext<usize>,
+        vaddr: u64,
+    ) -> Result<FrameRules<'a, 'ctx>, gimli::Error> {
+        let row = fde.unwind_info_for_address(section, &self.bases, context, vaddr)?;
+        let is_frameless = saves_eh_data(row) && self.is_frameless(fde, section, vaddr)?;
+        Ok(FrameRules {
+            row,
+            signal: fde.is_signal_trampoline(),
+            encoding: fde.cie().encoding(),
+            section: bytes,
+            is_frameless,
+        })
+    }
+
+    /// Whether the frame of this function may be another one's at an address.
+    fn is_frameless<'a, S: UnwindSection<Slice<'a>>>(
+        &self,
+        fde: &Fde<'a>,
+        section: &S,
+        vaddr: u64,
+    ) -> Result<bool, gimli::Error> {
+        let mut context = UnwindContext::new();
+        let mut rows = fde.rows(section, &self.bases, &mut context)?;
+        while let Some(row) = rows.next_row()? {
+            let stack = gimli::Register(eh_return::STACK);
+            if saves_eh_data(row)
+                && matches!(row.cfa(), CfaRule::RegisterAndOffset { register, .. } if *register == stack)
+            {
+                let start = fde.initial_address();
+                let code = sections::code_of(self.file(), &self.code, start..fde.end_address());
+                let part = code.and_then(|code| eh_return::without_frame(start, row.start_address(), code));
+                return Ok(part.is_some_and(|part| part.contains(&vaddr)));
+            }
+        }
+        Ok(false)
     }
 
     fn eh_frame_fde<'a>(
@@ -165,6 +242,16 @@ impl UnwindData {
         let index = self.eh_index.get_or_init(|| index_of(section, &self.bases));
         find(index, section, &self.bases, vaddr)
     }
+}
+
+fn saves_eh_data(row: &UnwindTableRow<usize>) -> bool {
+    let is_saved = |&register: &u16| {
+        matches!(
+            row.register(gimli::Register(register)),
+            Some(RegisterRule::Offset(_))
+        )
+    };
+    eh_return::DATA.iter().all(is_saved)
 }
 
 fn index_of<'a, S: UnwindSection<Slice<'a>>>(section: &S, bases: &gimli::BaseAddresses) -> Vec<Indexed> {
@@ -213,21 +300,4 @@ where
                 .map(Some)
         }
     }
-}
-
-fn rules_of<'a, 'ctx, S: UnwindSection<Slice<'a>>>(
-    fde: &Fde<'a>,
-    section: &S,
-    bytes: &'a [u8],
-    bases: &gimli::BaseAddresses,
-    context: &'ctx mut UnwindContext<usize>,
-    vaddr: u64,
-) -> Result<FrameRules<'a, 'ctx>, gimli::Error> {
-    let row = fde.unwind_info_for_address(section, bases, context, vaddr)?;
-    Ok(FrameRules {
-        row,
-        signal: fde.is_signal_trampoline(),
-        encoding: fde.cie().encoding(),
-        section: bytes,
-    })
 }

@@ -13,6 +13,7 @@ use crate::frame_step::{self, Caller};
 use crate::stack_end;
 use crate::unwind_data::UnwindData;
 
+pub(crate) const RAX: usize = abi::MS_REG_RAX as usize;
 pub(crate) const RBP: usize = abi::MS_REG_RBP as usize;
 pub(crate) const RSP: usize = abi::MS_REG_RSP as usize;
 pub(crate) const RIP: usize = abi::MS_REG_RIP as usize;
@@ -205,18 +206,29 @@ impl<M: Modules> Walker<'_, M> {
             let caller = frame_step::from_kernel_signal_frame(&self.registers, self.stack)?;
             return self.accept(caller);
         }
-        match data.rules_at(lookup.wrapping_sub(bias), &mut self.context) {
+        let vaddr = lookup.wrapping_sub(bias);
+        match data.rules_at(vaddr, &mut self.context) {
             Ok(Some(rules)) => {
                 let caller = frame_step::by_rules(&rules, &self.registers, self.stack)?;
                 self.accept(caller)
             }
-            Ok(None) => match data.go_frame_at(lookup.wrapping_sub(bias)) {
+            Ok(None) => match data.go_frame_at(vaddr) {
                 Some(frame) => {
                     let caller = frame_step::by_go_frame(frame, &self.registers, self.stack)?;
                     self.accept(caller)
                 }
-                None if self.starts_a_stack(data, here) => Err(WalkEnd::Root),
-                None => self.by_frame_pointer(),
+                None if data.is_entry(vaddr) || self.starts_a_stack(data, here) => Err(WalkEnd::Root),
+                None if data.is_clone_gap(vaddr) => {
+                    let caller = frame_step::by_clone_gap(&self.registers, self.stack, self.exact)?;
+                    self.accept(caller)
+                }
+                None => match data.pushed_by_stub(vaddr) {
+                    Some(words) => {
+                        let caller = frame_step::by_pushed(words, &self.registers, self.stack)?;
+                        self.accept(caller)
+                    }
+                    None => self.by_frame_pointer(),
+                },
             },
             Err(_) => Err(WalkEnd::Unsupported),
         }

@@ -38,6 +38,7 @@ fn offset_at((table, rules): &(Table, RuleSet), vaddr: u64) -> Result<i32, &'sta
         abi::MS_CFA_ROOT => Err("root"),
         abi::MS_CFA_UNSUPPORTED => Err("unsupported"),
         abi::MS_CFA_SIGNAL => Err("signal"),
+        abi::MS_CFA_CLONE => Err("clone"),
         _ => Ok(rule.off),
     }
 }
@@ -215,6 +216,74 @@ fn trampolines_are_signal_frames_wherever_they_stand() {
     let described = build(&elf);
     assert_eq!(offset_at(&described, CODE + 256), Err("signal"));
     assert_eq!(offset_at(&described, CODE + 265), Ok(8));
+}
+
+#[test]
+fn the_entry_point_ends_a_stack_unless_something_else_is_said_of_it() {
+    let mut elf = Elf {
+        code: vec![0x90; 4096],
+        ..Elf::default()
+    };
+    // mov %rsp, %rdi; call; mov %rax, %r12; jmp *%r12
+    let entry = b"\x48\x89\xe7\xe8\x00\x01\x00\x00\x49\x89\xc4\x41\xff\xe4";
+    elf.code[..14].copy_from_slice(entry);
+    let alone = build(&elf);
+    assert_eq!(offset_at(&alone, CODE), Err("root"));
+    assert_eq!(offset_at(&alone, CODE + 13), Err("root"));
+    assert_eq!(offset_at(&alone, CODE + 14), Err("hole"));
+    assert_eq!((alone.0.stats.stack_ends, alone.0.functions().count()), (1, 0));
+
+    let with_function = |start: u64, len: u64| {
+        let mut frames = EhFrame::default();
+        let cie = frames.cie(&[]);
+        frames.fde(cie, start, len, &[]);
+        build(&Elf {
+            eh_frame: frames.bytes,
+            ..elf.clone()
+        })
+    };
+    let described = with_function(CODE, 8);
+    assert_eq!(offset_at(&described, CODE), Ok(8));
+    assert_eq!(offset_at(&described, CODE + 8), Err("hole"));
+    // it ends where something described begins, and a function where the entry point is
+    let cut = with_function(CODE + 8, 64);
+    assert_eq!(offset_at(&cut, CODE + 7), Err("root"));
+    assert_eq!(offset_at(&cut, CODE + 8), Ok(8));
+    assert_eq!(cut.0.function_at(CODE + 8), Some(CODE + 8..CODE + 72));
+}
+
+#[test]
+fn behind_the_call_of_clone_are_two_threads_unless_something_else_is_said() {
+    let mut elf = Elf {
+        code: vec![0x90; 4096],
+        ..Elf::default()
+    };
+    elf.code[256..268].copy_from_slice(b"\x0f\x05\x48\x85\xc0\x7c\x18\x74\x01\xc3\x31\xed");
+    let mut frames = EhFrame::default();
+    let cie = frames.cie(&[]);
+    frames.fde(cie, CODE + 200, 56, &[]);
+    frames.fde(cie, CODE + 266, 4, &[]);
+    let built = build(&Elf {
+        eh_frame: frames.bytes.clone(),
+        ..elf.clone()
+    });
+    assert_eq!(built.0.stats.clone_gaps, 1);
+    for (vaddr, wanted) in [
+        (255, Ok(8)),
+        (256, Err("clone")),
+        (265, Err("clone")),
+        (266, Ok(8)),
+    ] {
+        assert_eq!(offset_at(&built, CODE + vaddr), wanted, "{vaddr}");
+    }
+    assert_eq!(built.0.function_at(CODE + 255), Some(CODE + 200..CODE + 256));
+    frames.fde(cie, CODE + 256, 4, &[]);
+    let described = build(&Elf {
+        eh_frame: frames.bytes,
+        ..elf
+    });
+    assert_eq!(offset_at(&described, CODE + 256), Ok(8));
+    assert_eq!(offset_at(&described, CODE + 260), Err("hole"));
 }
 
 #[test]

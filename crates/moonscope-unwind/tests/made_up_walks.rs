@@ -107,6 +107,33 @@ fn vfork_keeps_its_return_address_in_a_register() {
 }
 
 #[test]
+fn behind_the_call_of_clone_rax_tells_whose_stack_it_is() {
+    let libc = Libc::load();
+    let gap = libc.first(|rule| u32::from(rule.cfa) == abi::MS_CFA_CLONE);
+    let back = libc.root() + 1;
+    let stack = [back, 0, 0, 0];
+    for at in [0, 2, 5, 7, 9].map(|offset| gap + offset) {
+        // the number of the call, what the kernel has there during the call, and what it returns
+        for result in [435, -i64::from(libc::ENOSYS), 4321, -i64::from(libc::EAGAIN)] {
+            let old = registers(at, &[(abi::MS_REG_RAX, result as u64)]);
+            let (frames, end) = walk_words(&libc, old, &stack);
+            assert_eq!(frames, [(at, true, false), (back, false, false)]);
+            assert_eq!(end, WalkEnd::Root);
+        }
+        // whatever is on its new stack
+        let (frames, end) = walk_words(&libc, registers(at, &[(abi::MS_REG_RAX, 0)]), &stack);
+        assert_eq!((frames, end), (vec![(at, true, false)], WalkEnd::Root));
+    }
+    // nothing is known of rax, or it is another function's
+    let mut unknown = registers(gap + 2, &[]);
+    unknown.set(abi::MS_REG_RAX as usize, None);
+    assert_eq!(walk_words(&libc, unknown, &stack).1, WalkEnd::LostRegister);
+    let function = libc.function();
+    let (frames, end) = walk_words(&libc, registers(function, &[]), &[gap + 2, back]);
+    assert_eq!((frames.len(), end), (2, WalkEnd::LostRegister));
+}
+
+#[test]
 fn a_signal_frame_gives_all_registers_back() {
     let libc = Libc::load();
     let trampoline = libc.first(|rule| u32::from(rule.cfa) == abi::MS_CFA_SIGNAL) + 1;

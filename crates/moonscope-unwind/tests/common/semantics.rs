@@ -51,7 +51,8 @@ pub fn by_rule(rule: &abi::ms_rule, registers: &[u64; 17]) -> Step {
                 registers: caller,
             };
         }
-        abi::MS_CFA_REG => base,
+        abi::MS_CFA_CLONE if registers[0] == 0 => return Step::Root,
+        abi::MS_CFA_REG | abi::MS_CFA_CLONE => base,
         abi::MS_CFA_DEREF | abi::MS_CFA_REALIGNED => memory(base).wrapping_add_signed(rule.add.into()),
         abi::MS_CFA_DEREF_INDEXED => {
             let index = registers[usize::from(rule.window >> abi::MS_INDEX_SHIFT)];

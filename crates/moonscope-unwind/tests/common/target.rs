@@ -139,8 +139,8 @@ impl Drop for Target {
     }
 }
 
-fn ptrace(request: libc::c_uint, tid: i32, data: *mut libc::c_void) -> io::Result<()> {
-    // SAFETY: of the requests used here only PTRACE_GETREGS writes, to a structure of the right type.
+pub fn ptrace(request: libc::c_uint, tid: i32, data: *mut libc::c_void) -> io::Result<()> {
+    // SAFETY: of the requests that tests use only PTRACE_GETREGS writes, to a structure of the right type.
     let result = unsafe { libc::ptrace(request, tid, std::ptr::null_mut::<libc::c_void>(), data) };
     if result == -1 {
         Err(io::Error::last_os_error())
@@ -169,7 +169,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn read(pid: i32, regs: &libc::user_regs_struct) -> Snapshot {
+    pub fn read(pid: i32, regs: &libc::user_regs_struct) -> Snapshot {
         let registers = Registers::new([
             regs.rax, regs.rdx, regs.rcx, regs.rbx, regs.rsi, regs.rdi, regs.rbp, regs.rsp, regs.r8, regs.r9,
             regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15, regs.rip,
