@@ -277,6 +277,14 @@ impl Executables {
         entry.unused_since = self.clock;
     }
 
+    /// The number of the rule in force at an address of a file, if its table is in the kernel's reach.
+    pub fn rule_at(&self, id: ExecutableId, vaddr: u64, store: &TableStore) -> Option<u16> {
+        match &self.entries[id.0].table {
+            TableState::Loaded(slot, _) => store.rule_at(*slot, vaddr),
+            _ => None,
+        }
+    }
+
     /// The place of a file's table, which is ordered if it is not there yet; `None` if there is no place.
     pub fn table(&mut self, id: ExecutableId, store: &mut TableStore) -> Option<TableSlot> {
         match &self.entries[id.0].table {

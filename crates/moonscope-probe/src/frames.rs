@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use moonscope_unwind::{WalkEnd, WalkFrame};
 
+use crate::executables::ExecutableId;
 use crate::generation::Generation;
 use crate::stacks::RawFrame;
 
@@ -13,12 +14,19 @@ pub fn cut_of(end: WalkEnd) -> Option<&'static str> {
 }
 
 /// The address to look up: a return address may be the first byte of the next function.
-fn lookup_addr(frame: &WalkFrame) -> u64 {
+pub fn lookup_addr(frame: &WalkFrame) -> u64 {
     if frame.exact {
         frame.addr
     } else {
         frame.addr.wrapping_sub(1)
     }
+}
+
+/// The file that a frame is in, and the address in it that is to be looked up.
+pub fn place_in_file(frame: &WalkFrame, generation: &Generation) -> Option<(ExecutableId, u64)> {
+    let addr = lookup_addr(frame);
+    let mapping = generation.find(addr)?;
+    Some((mapping.executable?, addr.wrapping_sub(mapping.bias)))
 }
 
 /// Is something else mapped at this frame now than when it was walked? What is mapped no longer was

@@ -1,6 +1,7 @@
 //! What is known of each process: its program, and its executable mappings at several moments.
 
 mod forget;
+mod moments;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -17,6 +18,8 @@ use crate::limits::{KEPT_GENERATIONS, ROOM_REST};
 use crate::numbered::Numbered;
 use crate::published::Published;
 use crate::tables::TableStore;
+
+use moments::MappedLater;
 
 /// A process of a recording: one program run by one pid. After an exec, or when the pid is used again,
 /// it is another one.
@@ -60,18 +63,19 @@ struct Known {
     /// When room was looked for, for the slice and for tables.
     placed_at: Instant,
     exec_vm: u64,
+    mapped: MappedLater,
     /// Newest first. Samples on their way may have used an older one.
     generations: VecDeque<Kept>,
 }
 
-/// A generation, and until when it was true.
+/// A generation, and when the mappings were found so.
 #[derive(Clone)]
 struct Kept {
     generation: Arc<Generation>,
-    /// When the mappings were last read and found so.
+    /// First.
+    read_at: u64,
+    /// Last, with nothing mapped in between.
     confirmed_at: u64,
-    /// When something else was mapped after that, as far as is known.
-    changed_at: Option<u64>,
 }
 
 /// What was found out about a process.
@@ -160,21 +164,6 @@ impl Processes {
         self.infos.len()
     }
 
-    /// The mappings that a sample was walked with, if they are still kept, and whether they were still
-    /// true when it was taken.
-    pub fn generation(&self, pid: Pid, number: u64, taken_at: u64) -> Option<(&Arc<Generation>, bool)> {
-        let kept = self
-            .known
-            .get(&pid)?
-            .generations
-            .iter()
-            .find(|kept| kept.generation.number == number)?;
-        Some((
-            &kept.generation,
-            kept.changed_at.is_none_or(|changed| taken_at < changed),
-        ))
-    }
-
     /// The newest mappings of a process.
     pub fn newest(&self, pid: Pid) -> Option<&Arc<Generation>> {
         self.known.get(&pid)?.newest()
@@ -192,37 +181,6 @@ impl Processes {
     /// What the kernel side believes `mm->exec_vm` to be.
     pub fn exec_vm(&self, pid: Pid) -> Option<u64> {
         self.known.get(&pid).map(|known| known.exec_vm)
-    }
-
-    /// A process mapped something executable at this time. Says whether what is known of it is no longer
-    /// true.
-    pub fn note_mapping(&mut self, pid: Pid, at: u64, mapping: &Mapping) -> bool {
-        let Some(known) = self.known.get_mut(&pid) else {
-            return false;
-        };
-        let is_code = mapping.path().is_some();
-        for kept in known
-            .generations
-            .iter_mut()
-            .filter(|kept| kept.confirmed_at < at && kept.changed_at.is_none())
-        {
-            // Generated code comes and goes, and matters only where something of a name was.
-            let replaces = |old: &CodeMapping| {
-                old.start < mapping.end && mapping.start < old.end && (is_code || old.executable.is_some())
-            };
-            if is_code || kept.generation.mappings.iter().any(replaces) {
-                kept.changed_at = Some(at);
-            }
-        }
-        known
-            .generations
-            .front()
-            .is_some_and(|newest| newest.changed_at.is_some())
-    }
-
-    /// When the newest mappings of a process were read.
-    pub fn newest_read_at(&self, pid: Pid) -> Option<u64> {
-        Some(self.known.get(&pid)?.generations.front()?.confirmed_at)
     }
 
     /// The process ended or runs another program now.
@@ -373,11 +331,12 @@ impl Processes {
         let Some(newest) = known.generations.front_mut() else {
             return false;
         };
-        if newest.generation.mappings != found.mappings {
+        // what was mapped and unmapped in between may have been sampled
+        let has_changed = known.mapped.any(newest.confirmed_at, found.read_at, None);
+        if has_changed || newest.generation.mappings != found.mappings {
             return false;
         }
         newest.confirmed_at = found.read_at;
-        newest.changed_at = newest.changed_at.filter(|&changed| changed > found.read_at);
         let newest = Arc::clone(&newest.generation);
         known.start = found.start;
         known.exec_vm = found.exec_vm;
@@ -421,8 +380,8 @@ impl Processes {
         let slice = store.map_or(0..0, |store| self.write_mappings(&generation, executables, store));
         let newest = Kept {
             generation,
+            read_at: found.read_at,
             confirmed_at: found.read_at,
-            changed_at: None,
         };
         let mut known = Known {
             id: process,
@@ -431,6 +390,7 @@ impl Processes {
             slice,
             placed_at: Instant::now(),
             exec_vm: found.exec_vm,
+            mapped: MappedLater::default(),
             generations: VecDeque::from([newest]),
         };
         if !is_visible {
@@ -438,7 +398,8 @@ impl Processes {
         } else if !tell(&self.published, pid, &known) {
             self.counts.no_room += 1;
         }
-        if let Some(old) = old {
+        if let Some(mut old) = old {
+            known.mapped = std::mem::take(&mut old.mapped);
             known
                 .generations
                 .extend(old.generations.iter().take(KEPT_GENERATIONS - 1).cloned());

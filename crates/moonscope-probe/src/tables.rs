@@ -111,6 +111,31 @@ impl TableStore {
         Some(words)
     }
 
+    /// The number of the rule in force at a file virtual address; `None` if the place has no rows.
+    pub fn rule_at(&self, slot: TableSlot, vaddr: u64) -> Option<u16> {
+        let table = self.table_array.read(slot.0 as usize)?;
+        if table.state != abi::MS_TABLE_ROWS {
+            return None;
+        }
+        // as `ms_find_rule` does it (bpf/walk.h)
+        let offset = vaddr.checked_sub(table.base)?;
+        let page = usize::try_from(offset >> abi::MS_PAGE_SHIFT).ok()?;
+        if page >= table.nr_pages as usize {
+            return Some(abi::MS_RULE_HOLE as u16);
+        }
+        let word = |index: usize| self.word_array.read(index);
+        let (first, next) = (
+            word(table.pages as usize + page)?,
+            word(table.pages as usize + page + 1)?,
+        );
+        let wanted = ((offset as u32) << 16) | 0xffff;
+        let inside = (first..next).filter_map(|row| word((table.rows + row) as usize));
+        let row = inside.take_while(|&row| row <= wanted).last();
+        // a page may begin in the middle of a row
+        let row = row.or_else(|| word((table.rows + first.checked_sub(1)?) as usize));
+        row.map(|row| (row & 0xffff) as u16)
+    }
+
     /// Says of a reserved place: this file has no unwind information, follow frame pointers.
     pub fn fill_without_info(&mut self, slot: TableSlot) {
         let table = abi::ms_table {

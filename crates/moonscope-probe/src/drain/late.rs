@@ -7,7 +7,7 @@ use moonscope_unwind::{Registers, StackCopy, WalkFrame, abi};
 
 use super::{Drain, ENDED_EARLY};
 use crate::comparison::was_copied_for_comparison;
-use crate::frames::{cut_of, moved};
+use crate::frames::{cut_of, lookup_addr, moved, place_in_file};
 use crate::generation::Generation;
 use crate::lua::{UserFrame, native_frames, user_frames};
 use crate::sample::{RawSample, comm_text};
@@ -80,7 +80,7 @@ impl Drain {
                 if sample.end().is_complete()
                     && !native_frames(sample.user())
                         .iter()
-                        .any(|frame| moved(frame, used, newest)) =>
+                        .any(|frame| self.has_moved(head, frame, used, newest)) =>
             {
                 (Some(newest), user_frames(sample.user()), None)
             }
@@ -99,22 +99,74 @@ impl Drain {
                 (None, leaf, Some(failed.unwrap_or(ENDED_EARLY)))
             }
             (None, newest, used) => {
-                let mut frames = user_frames(sample.user());
-                let mut cut = cut_of(sample.end());
-                if let (Some(newest), Some(used)) = (newest, used)
-                    && let Some(changed) = frames.iter().position(
-                        |frame| matches!(frame, UserFrame::Native(frame) if moved(frame, used, newest)),
-                    )
-                {
-                    frames.truncate(changed);
-                    cut = Some(MAPPING_CHANGED);
+                let frames = user_frames(sample.user());
+                let cut = cut_of(sample.end());
+                match (&newest, &used) {
+                    (Some(newest), Some(used)) => self.with_moved(head, (newest, used), frames, cut),
+                    _ => (used.as_ref().or(newest.as_ref()), frames, cut),
                 }
-                (used.as_ref().or(newest.as_ref()), frames, cut)
             }
         };
         let generation = generation.map(Arc::as_ref);
         let (stack, verdict) = self.place(sample, generation, &frames, cut);
         self.add(sample, (&frames, stack), generation, verdict);
+    }
+
+    /// What is true of frames that were walked with the mappings `used`, where something else is mapped at some of them
+    /// now. Other code may have another caller: but not where the same rule is in force in both.
+    fn with_moved<'a>(
+        &self,
+        head: &abi::ms_sample,
+        (newest, used): (&'a Arc<Generation>, &'a Arc<Generation>),
+        mut frames: Vec<UserFrame>,
+        cut: Option<&'static str>,
+    ) -> (Option<&'a Arc<Generation>>, Vec<UserFrame>, Option<&'static str>) {
+        let has_moved = |frame: &UserFrame| matches!(frame, UserFrame::Native(frame) if self.has_moved(head, frame, used, newest));
+        let Some(unchanged) = frames.iter().position(has_moved) else {
+            return (Some(used), frames, cut);
+        };
+        let rule = |generation: &Generation, frame: &WalkFrame| {
+            let (executable, vaddr) = place_in_file(frame, generation)?;
+            self.executables.rule_at(executable, vaddr, &self.tables)
+        };
+        let kept = frames.iter().enumerate().find_map(|(at, frame)| match frame {
+            UserFrame::Native(native)
+                if !self
+                    .processes
+                    .had(head.pid, newest, head.time, lookup_addr(native)) =>
+            {
+                Some(at)
+            }
+            UserFrame::Native(native) if has_moved(frame) => {
+                let is_same = rule(used, native).is_some_and(|then| rule(newest, native) == Some(then));
+                (!is_same).then_some(at + 1)
+            }
+            _ => None,
+        });
+        match kept {
+            None => (Some(newest), frames, cut),
+            Some(kept) if kept > unchanged => {
+                frames.truncate(kept);
+                (Some(newest), frames, Some(MAPPING_CHANGED))
+            }
+            Some(_) => {
+                frames.truncate(unchanged);
+                (Some(used), frames, Some(MAPPING_CHANGED))
+            }
+        }
+    }
+
+    /// Was something else mapped at this frame when the sample was taken than what it was walked with?
+    fn has_moved(
+        &self,
+        head: &abi::ms_sample,
+        frame: &WalkFrame,
+        used: &Generation,
+        newest: &Generation,
+    ) -> bool {
+        let addr = lookup_addr(frame);
+        let is_there = used.find(addr).is_some();
+        moved(frame, used, newest) || (is_there && !self.processes.had(head.pid, used, head.time, addr))
     }
 
     /// Walks a stack copy.
@@ -137,18 +189,29 @@ impl Drain {
             self.max_depth,
         );
         let mut cut = cut_of(walk.end);
+        let mut frames = walk.frames;
+        let other = frames.iter().position(|frame| {
+            let addr = lookup_addr(frame);
+            newest.find(addr).is_some() && !self.processes.had(head.pid, newest, head.time, addr)
+        });
+        if let Some(other) = other {
+            frames.truncate(other);
+            cut = Some(MAPPING_CHANGED);
+        }
         if cut.is_some() && head.flags & abi::MS_SAMPLE_NO_ROOM != 0 {
             cut = Some(NO_ROOM);
             // the kernel side had all of the stack, and may have come further
             let theirs = native_frames(sample.user());
             if let Some(used) = used
-                && theirs.len() > walk.frames.len()
-                && !theirs.iter().any(|frame| moved(frame, used, newest))
+                && theirs.len() > frames.len()
+                && !theirs
+                    .iter()
+                    .any(|frame| self.has_moved(head, frame, used, newest))
             {
                 return (user_frames(sample.user()), cut);
             }
         }
-        (self.lua.without_lua(head.pid, walk.frames), cut)
+        (self.lua.without_lua(head.pid, frames), cut)
     }
 
     /// Walks a sample once more, as the oracle of the walk in the kernel.
