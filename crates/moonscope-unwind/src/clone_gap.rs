@@ -1,8 +1,8 @@
 //! Where a thread and the one that it makes stand at the same instruction, with different stacks.
 //!
 //! Behind the `syscall` of clone() the thread that called it has its return address on top of its stack, and the new one has
-//! a new stack. Unwind information cannot say both, so the C libraries say nothing there (glibc: "End FDE now, because in the
-//! child the unwind info will be wrong", sysdeps/unix/sysv/linux/x86_64/clone.S and clone3.S; musl: src/thread/x86_64/clone.s).
+//! a new stack. Unwind information cannot say both, so the C libraries say nothing there (glibc:
+//! sysdeps/unix/sysv/linux/x86_64/clone.S and clone3.S; musl: src/thread/x86_64/clone.s).
 //! But rax tells them apart: the kernel returns 0 to the new thread (copy_thread, arch/x86/kernel/process.c) and never to the
 //! old one, whose rax is -ENOSYS while it is in the call (entry_SYSCALL_64, arch/x86/entry/entry_64.S).
 

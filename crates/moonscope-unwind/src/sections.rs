@@ -141,8 +141,7 @@ fn is_program(segments: &[elf::ProgramHeader64<Endianness>], endian: Endianness,
     let says_so = |segment: &elf::ProgramHeader64<Endianness>| {
         let entries = segment.dynamic(endian, data).ok().flatten().unwrap_or_default();
         entries.iter().any(|entry| {
-            entry.d_tag.get(endian) == elf::DT_FLAGS_1
-                && entry.d_val.get(endian) & elf::DF_1_PIE.0 != 0
+            entry.d_tag.get(endian) == elf::DT_FLAGS_1 && entry.d_val.get(endian) & elf::DF_1_PIE.0 != 0
         })
     };
     let names_loader = |segment: &elf::ProgramHeader64<Endianness>| segment.p_type(endian) == elf::PT_INTERP;
