@@ -1,30 +1,29 @@
 //! A recording: from loading the programs to the last sample.
 
 mod intervals;
+mod receive;
 mod targets;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libbpf_rs::skel::Skel;
 use libbpf_rs::{MapHandle, RingBuffer, RingBufferBuilder};
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
-use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::clock::online_cpus;
 use crate::collector::{
     AnyCollector, Collector, Context, EventSettings, EventSpec, Leftover, Unfinished, run_time,
 };
 use crate::collectors;
-use crate::drain::{Change, Drain, Interval as Which};
+use crate::drain::{Drain, Interval as Which};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables};
-use crate::limits::{Limits, MAPPINGS_REST, MAPPINGS_SOON, TABLES_AT_START};
+use crate::limits::{Limits, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
 use crate::object::{Object, Settings, WalkLoop};
@@ -39,6 +38,7 @@ use crate::totals::{EventTotals, Ticks, Totals};
 use crate::unfinished::{self, UnfinishedProcess};
 pub use intervals::Interval;
 use intervals::Intervals;
+use receive::STOP;
 use targets::Targets;
 
 /// Whose samples are wanted.
@@ -93,12 +93,6 @@ pub struct Options {
     /// Sizes of the kernel side; `None`: those that suit the scope, see [`Limits::new`].
     pub limits: Option<Limits>,
 }
-
-/// Ends a round of receiving; no error number.
-const STOP: i32 = -4096;
-
-/// Rounds of receiving until others have their turn.
-const ROUNDS: usize = 8;
 
 /// A running recording.
 pub struct Session {
@@ -270,78 +264,6 @@ impl Session {
             .try_for_each(|collector| collector.start(&mut self.object.skel))
     }
 
-    /// Receives what comes within this time, or returns earlier when something new must be looked at.
-    pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Change>, ProbeError> {
-        // SAFETY: the ring owns its descriptor and lives longer than this call.
-        let ring = unsafe { BorrowedFd::borrow_raw(self.ring.epoll_fd()) };
-        // on a machine where processes start all the time, new mappings shall not keep us busy
-        let rest = MAPPINGS_REST
-            .saturating_sub(self.looked_at_mappings.elapsed())
-            .min(timeout);
-        if !rest.is_zero() && wait_for(&[ring], rest)? {
-            return self.receive(ROUNDS);
-        }
-        let drain = self.drain.borrow();
-        let events: Vec<_> = std::iter::once(ring).chain(drain.watch.events()).collect();
-        let left = timeout - rest;
-        let left = if self.is_loading {
-            left.min(MAPPINGS_SOON)
-        } else {
-            left
-        };
-        wait_for(&events, left)?;
-        drop(events);
-        drop(drain);
-        self.looked_at_mappings = Instant::now();
-        self.receive(ROUNDS)
-    }
-
-    fn receive(&mut self, rounds: usize) -> Result<Vec<Change>, ProbeError> {
-        let has_rested = self.intervals.has_rested();
-        let is_all = self.receive_rounds(rounds)?;
-        self.take_sums()?;
-        let mut drain = self.drain.borrow_mut();
-        self.is_loading = drain.take_is_loading();
-        let changes = std::mem::take(&mut drain.changes);
-        let remapped = std::mem::take(&mut drain.remapped);
-        drop(drain);
-        if has_rested && is_all {
-            self.complete_interval();
-        }
-        self.end_wanted_interval();
-        self.attach_to_lua()?;
-        self.note(&changes);
-        self.look_after(&remapped);
-        Ok(changes)
-    }
-
-    /// Receives until there is nothing left, or for so many rounds. Says whether that was all.
-    fn receive_rounds(&mut self, rounds: usize) -> Result<bool, ProbeError> {
-        for _ in 0..rounds {
-            if !self.receive_some()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Receives what is there, as much as there is room for in our own memory. Says whether there is more.
-    fn receive_some(&mut self) -> Result<bool, ProbeError> {
-        self.drain.borrow_mut().begin();
-        // samples come without a wake-up, so what is there must be asked for
-        let received = self.ring.consume_raw();
-        if received < 0 && received != STOP {
-            return Err(ProbeError::Map {
-                map: "events",
-                source: std::io::Error::from_raw_os_error(-received),
-            });
-        }
-        let mut drain = self.drain.borrow_mut();
-        self.targets.look_for_ended(&mut drain);
-        drain.settle();
-        Ok(received == STOP)
-    }
-
     /// How each event is measured.
     pub fn how(&self) -> Vec<(&'static str, String)> {
         let collectors = self.collectors.read();
@@ -476,26 +398,6 @@ impl Session {
         drop(drain);
         let ticks = self.intervals.balance(&events, &gathered.received, true);
         Ok(self.give_out((events, ticks), gathered, unfinished))
-    }
-}
-
-/// Waits until one of these is readable; says whether one is.
-fn wait_for(events: &[BorrowedFd<'_>], timeout: Duration) -> Result<bool, ProbeError> {
-    let mut events: Vec<_> = events
-        .iter()
-        .map(|event| PollFd::new(event, PollFlags::IN))
-        .collect();
-    let timeout = Timespec {
-        tv_sec: timeout.as_secs().cast_signed(),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    match rustix::event::poll(&mut events, Some(&timeout)) {
-        Ok(ready) => Ok(ready > 0),
-        Err(rustix::io::Errno::INTR) => Ok(true),
-        Err(err) => Err(ProbeError::Io {
-            what: "cannot wait for samples",
-            source: err.into(),
-        }),
     }
 }
 
