@@ -3,12 +3,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use moonscope_unwind::{RuleSet, Table};
+use moonscope_unwind::{GoNames, RuleSet, Table};
 
 mod inputs;
 
 fuzz_target!(|content: &[u8]| {
     let file = inputs::Bytes(content).elf();
+    if let Some(names) = GoNames::read(&file) {
+        for vaddr in [0, 0x1000, 0x40_1000, u64::MAX] {
+            names.at(vaddr);
+        }
+    }
     let mut rules = RuleSet::new();
     let Ok(Some(table)) = Table::build(&file, &mut rules) else {
         return;

@@ -30,6 +30,7 @@ pub(crate) struct GoTable<'a> {
     text: u64,
     quantum: u64,
     functions: usize,
+    names: &'a [u8],
     pc_tables: &'a [u8],
     /// The function table and the `_func` records that it points at.
     records: &'a [u8],
@@ -92,6 +93,7 @@ impl<'a> GoTable<'a> {
         // functions start
         let word = |n: usize| u64_at(bytes, 8 + 8 * n);
         let part = |n: usize| bytes.get(usize::try_from(word(n)?).ok()?..);
+        let names = bytes.get(usize::try_from(word(3)?).ok()?..usize::try_from(word(4)?).ok()?)?;
         let (pc_tables, records) = (part(6)?, part(7)?);
         let functions = usize::try_from(word(0)?).ok()?;
         // 8 bytes for each function and 4 for the end of the last one
@@ -102,6 +104,7 @@ impl<'a> GoTable<'a> {
             text: place.text,
             quantum,
             functions,
+            names,
             pc_tables,
             records,
             flag_offset,
@@ -132,6 +135,17 @@ impl<'a> GoTable<'a> {
             quantum: self.quantum,
             spans: self.pc_tables.get(u32_at(record, 16)? as usize..)?,
         })
+    }
+
+    /// Names, each with a zero at its end.
+    pub(crate) fn names(&self) -> &'a [u8] {
+        self.names
+    }
+
+    /// Where the name of function `n` is in [`GoTable::names`].
+    pub(crate) fn name_place(&self, n: usize) -> Option<u32> {
+        let record = u32_at(self.records, 8 * n + 4)? as usize;
+        u32_at(self.records.get(record..)?, 4)
     }
 
     /// The frame of code at a file virtual address; `None` if it belongs to no function.

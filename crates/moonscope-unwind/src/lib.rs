@@ -22,6 +22,7 @@ mod error;
 mod expression;
 mod frame_pointer;
 mod frame_step;
+mod go_names;
 mod go_place;
 mod go_rows;
 mod gopclntab;
@@ -42,6 +43,7 @@ mod walker;
 
 pub use end::WalkEnd;
 pub use error::UnwindError;
+pub use go_names::GoNames;
 pub use rules::RuleSet;
 pub use table::Table;
 pub use table_stats::TableStats;

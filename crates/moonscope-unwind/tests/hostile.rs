@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use moonscope_unwind::{RuleSet, Table, UnwindData, UnwindError, abi};
+use moonscope_unwind::{GoNames, RuleSet, Table, UnwindData, UnwindError, abi};
 use proptest::prelude::*;
 
 #[path = "common/elf.rs"]
@@ -361,6 +361,11 @@ fn work_that_grows_faster_than_the_file_is_cut_short() {
 
 /// Uses everything that a file's unwind information can be asked for.
 fn exercise(data: &[u8]) {
+    if let Some(names) = GoNames::read(data) {
+        for vaddr in [0, CODE, CODE + 100, u64::MAX] {
+            names.at(vaddr);
+        }
+    }
     let mut rules = RuleSet::new();
     if let Ok(Some(table)) = Table::build(data, &mut rules) {
         assert_eq!(*table.pages.last().unwrap() as usize, table.rows.len());

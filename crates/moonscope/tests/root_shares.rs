@@ -351,6 +351,6 @@ fn root_shares_of_stripped_go() {
     };
     let starts = nm(&twin);
     assert_shares_of_go(&path, |frame, name| {
-        frame.name() == name || (frame.function.is_none() && frame.offset == Some(starts[name]))
+        frame.name() == name && frame.offset == Some(starts[name])
     });
 }

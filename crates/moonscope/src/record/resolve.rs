@@ -315,13 +315,16 @@ fn name_file(
     let has_lines = namer.symbolizer.options().lines;
     for (&(index, vaddr), symbols) in places.iter().zip(symbols) {
         let mut starts_at = symbols.last().and_then(|symbol| symbol.start);
+        let mut has_name = !symbols.is_empty();
         let frames = if symbols.is_empty() {
-            let start = namer.function_start(file, vaddr);
-            starts_at = start;
+            let function = namer.without_symbol(file, vaddr);
+            starts_at = function.as_ref().map(|function| function.start);
+            let name = function.and_then(|function| function.name);
+            has_name = name.is_some() || lua_names.contains_key(&index);
             let frame = Frame {
                 module: Some(module),
-                offset: Some(start.unwrap_or(vaddr)),
-                function: lua_names.get(&index).cloned(),
+                offset: Some(starts_at.unwrap_or(vaddr)),
+                function: lua_names.get(&index).cloned().or(name.map(Arc::from)),
                 ..Frame::unknown(FrameKind::Native)
             };
             vec![profile.frame(frame)]
@@ -342,7 +345,7 @@ fn name_file(
         named[index] = Named {
             frames,
             start: starts_at.map(|start| (id, start)),
-            has_name: !symbols.is_empty() || lua_names.contains_key(&index),
+            has_name,
         };
     }
 }

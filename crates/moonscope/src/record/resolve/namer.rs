@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use moonscope_process::{Executable, ExecutableKey};
 use moonscope_symbols::{SymbolOptions, Symbolizer};
-use moonscope_unwind::{RuleSet, Table};
+use moonscope_unwind::{GoNames, RuleSet, Table};
 
-/// Bytes of unwind tables that are kept: those of some hundred libraries.
+/// Bytes of unwind tables, and of names of Go, that are kept: those of some hundred libraries.
 const KEPT: usize = 32 << 20;
 
 /// Finds names.
@@ -14,8 +14,22 @@ pub struct Namer {
     /// By symbols and debug information.
     pub symbolizer: Symbolizer,
     /// Functions without a symbol are told apart by their unwind information.
-    unnamed: HashMap<ExecutableKey, Option<Table>>,
+    unnamed: HashMap<ExecutableKey, Unnamed>,
     bytes: usize,
+}
+
+/// What a file without symbols says of its functions.
+struct Unnamed {
+    table: Option<Table>,
+    go: Option<GoNames>,
+}
+
+/// A function without a symbol.
+pub struct UnnamedFunction {
+    /// Where it begins.
+    pub start: u64,
+    /// What Go calls it.
+    pub name: Option<String>,
 }
 
 impl Namer {
@@ -28,25 +42,48 @@ impl Namer {
         }
     }
 
-    /// Where the function begins that has this code and no symbol. Reads the unwind information when it is asked for the
-    /// first time.
-    pub fn function_start(&mut self, file: &Executable, vaddr: u64) -> Option<u64> {
+    /// The function that has this code and no symbol. Reads the unwind information when it is asked for the first time.
+    pub fn without_symbol(&mut self, file: &Executable, vaddr: u64) -> Option<UnnamedFunction> {
         if !self.unnamed.contains_key(file.key()) {
-            let table = unwind_table(file);
-            let bytes = table.as_ref().map_or(0, Table::kernel_bytes);
+            let read = Unnamed::read(file);
+            let bytes = read.bytes();
             if self.bytes + bytes > KEPT {
                 self.unnamed.clear();
                 self.bytes = 0;
             }
             self.bytes += bytes;
-            self.unnamed.insert(file.key().clone(), table);
+            self.unnamed.insert(file.key().clone(), read);
         }
-        let table = self.unnamed.get(file.key())?.as_ref()?;
-        Some(table.function_at(vaddr)?.start)
+        let Unnamed { table, go } = self.unnamed.get(file.key())?;
+        if let Some((start, name)) = go.as_ref().and_then(|go| go.at(vaddr)) {
+            return Some(UnnamedFunction {
+                start,
+                name: Some(name),
+            });
+        }
+        let start = table.as_ref()?.function_at(vaddr)?.start;
+        Some(UnnamedFunction { start, name: None })
     }
 }
 
-fn unwind_table(file: &Executable) -> Option<Table> {
-    let data = file.data().ok()?;
-    Table::build(&data, &mut RuleSet::new()).ok().flatten()
+impl Unnamed {
+    fn read(file: &Executable) -> Self {
+        let Ok(data) = file.data() else {
+            return Self {
+                table: None,
+                go: None,
+            };
+        };
+        let table = Table::build(&data, &mut RuleSet::new()).ok().flatten();
+        // a program with symbols has names for these
+        let is_go = table.as_ref().is_some_and(|table| table.stats.go_functions > 0);
+        Self {
+            go: is_go.then(|| GoNames::read(&data)).flatten(),
+            table,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.table.as_ref().map_or(0, Table::kernel_bytes) + self.go.as_ref().map_or(0, GoNames::bytes)
+    }
 }
