@@ -90,9 +90,22 @@ fn root_each_handler_that_blocks_is_found_with_its_duration_and_line() {
             lua.any(|frame| frame.name() == function && frame.line.is_some_and(|line| places.contains(&line)))
         };
         let there = profile.sum("loop_time", at_line) as f64 / 1e9;
+        let elsewhere = profile
+            .samples
+            .iter()
+            .filter(|sample| is_of(sample) && !at_line(sample));
+        let lua = |sample: &Sample| {
+            let frames = sample
+                .user()
+                .filter(|frame| frame.kind.starts_with("lua-") || frame.kind == "marker");
+            frames
+                .map(|frame| format!("{}:{:?};", frame.name(), frame.line))
+                .collect::<String>()
+        };
         assert!(
             there >= 0.8 * found,
-            "{name}: {there:.3} of {found:.3} s at {places:?}"
+            "{name}: {there:.3} of {found:.3} s at {places:?}, not {:#?}",
+            elsewhere.map(lua).collect::<Vec<_>>()
         );
         let table = run
             .stderr
