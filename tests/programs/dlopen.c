@@ -1,6 +1,9 @@
 /* Opens a library, works in it, closes it, and opens another at the same place.
  *
- * The libraries libalpha.so and libbeta.so lie beside the program. Each turn gives 100 ms of CPU time to each.
+ *   dlopen SECONDS [MILLISECONDS]
+ *
+ * The libraries libalpha.so and libbeta.so lie beside the program. Each turn gives 100 ms of CPU time to each, or as many
+ * as it is told. The thread is called `alpha` or `beta` while it is in one of them.
  * True stacks:  main; use_library; alpha_outer; alpha_inner   and   main; use_library; beta_outer; beta_inner.
  * The line `same-place YES TURNS` at the end says how often both had the same address: a profiler that keeps the
  * old mapping gives alpha's time to beta.
@@ -10,6 +13,7 @@
 #include <dlfcn.h>
 
 static char dir[4096];
+static uint64_t turn = 100000000;
 
 KEEP uint64_t use_library(const char *name, void **address, uint64_t *used)
 {
@@ -27,7 +31,9 @@ KEEP uint64_t use_library(const char *name, void **address, uint64_t *used)
 	}
 	*(void **)&outer = dlsym(lib, symbol);
 	*address = (void *)outer;
-	outer(100000000);
+	prctl(PR_SET_NAME, name);
+	outer(turn);
+	prctl(PR_SET_NAME, "dlopen");
 	dlclose(lib);
 	*used += thread_ns() - begin;
 	return *used;
@@ -45,6 +51,8 @@ int main(int argc, char **argv)
 	if (n < 0)
 		return 1;
 	*strrchr(dir, '/') = '\0';
+	if (argc > 2)
+		turn = (uint64_t)(atof(argv[2]) * 1e6);
 	run = start(argc, argv);
 	while (running(&run)) {
 		use_library("alpha", &alpha, &alpha_used);

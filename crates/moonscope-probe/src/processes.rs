@@ -73,9 +73,24 @@ struct Known {
 struct Kept {
     generation: Arc<Generation>,
     /// First.
-    read_at: u64,
+    read: Reading,
     /// Last, with nothing mapped in between.
-    confirmed_at: u64,
+    confirmed: Reading,
+}
+
+/// When the mappings were read: begin and end. What the process mapped in between may be in them, or not.
+#[derive(Clone, Copy)]
+struct Reading {
+    from: u64,
+    to: u64,
+}
+
+impl Reading {
+    /// Without a look at the process.
+    fn now() -> Self {
+        let now = monotonic_now();
+        Self { from: now, to: now }
+    }
 }
 
 /// What was found out about a process.
@@ -84,7 +99,7 @@ struct Found {
     start: Option<StartTime>,
     has_ended: bool,
     exec_vm: u64,
-    read_at: u64,
+    read: Reading,
     mappings: Vec<CodeMapping>,
 }
 
@@ -224,13 +239,17 @@ impl Processes {
         store: &mut TableStore,
     ) -> Result<(), ProcessError> {
         let process = Process::find(pid)?;
-        let read_at = monotonic_now();
+        let from = monotonic_now();
         let maps = read_maps(pid)?;
         let CodeMappings {
             mappings,
             is_refused,
             over_file_limit,
         } = code_mappings(pid, &maps, executables);
+        let read = Reading {
+            from,
+            to: monotonic_now(),
+        };
         self.counts.over_file_limit += over_file_limit;
         if is_refused {
             self.refused.insert(pid);
@@ -245,7 +264,7 @@ impl Processes {
             start: Some(process.start),
             has_ended: false,
             exec_vm: exec_vm(&maps),
-            read_at,
+            read,
             mappings,
         };
         if !self.confirm(pid, &found, executables, store) {
@@ -281,7 +300,7 @@ impl Processes {
             start: self.known.get(&pid).and_then(|known| known.start),
             has_ended,
             exec_vm: 0,
-            read_at: monotonic_now(),
+            read: Reading::now(),
             mappings,
         };
         self.replace(pid, found, executables, None);
@@ -308,7 +327,7 @@ impl Processes {
             start: None,
             has_ended: false,
             exec_vm: known.exec_vm,
-            read_at: monotonic_now(),
+            read: Reading::now(),
             mappings: newest.mappings.clone(),
         };
         self.forget(child, executables);
@@ -332,11 +351,11 @@ impl Processes {
             return false;
         };
         // what was mapped and unmapped in between may have been sampled
-        let has_changed = known.mapped.any(newest.confirmed_at, found.read_at, None);
+        let has_changed = known.mapped.any(newest.confirmed.from, found.read.to, None);
         if has_changed || newest.generation.mappings != found.mappings {
             return false;
         }
-        newest.confirmed_at = found.read_at;
+        newest.confirmed = found.read;
         let newest = Arc::clone(&newest.generation);
         known.start = found.start;
         known.exec_vm = found.exec_vm;
@@ -380,8 +399,8 @@ impl Processes {
         let slice = store.map_or(0..0, |store| self.write_mappings(&generation, executables, store));
         let newest = Kept {
             generation,
-            read_at: found.read_at,
-            confirmed_at: found.read_at,
+            read: found.read,
+            confirmed: found.read,
         };
         let mut known = Known {
             id: process,

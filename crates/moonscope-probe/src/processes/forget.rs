@@ -17,7 +17,7 @@ impl Processes {
     pub fn ended(&self, before: u64) -> Vec<Pid> {
         let is_old = |known: &Known| {
             let newest = known.generations.front();
-            known.has_ended && newest.is_none_or(|newest| newest.confirmed_at < before)
+            known.has_ended && newest.is_none_or(|newest| newest.confirmed.to < before)
         };
         let known = self.known.iter().filter(|(_, known)| is_old(known));
         known.map(|(&pid, _)| pid).collect()

@@ -57,9 +57,10 @@ impl MappedLater {
 impl Known {
     /// Whether these mappings were true at a time: at this address, or as a whole.
     fn held(&self, kept: &Kept, time: u64, addr: Option<u64>) -> bool {
-        [kept.read_at, kept.confirmed_at]
-            .into_iter()
-            .any(|found_at| !self.mapped.any(found_at, time, addr))
+        [kept.read, kept.confirmed].into_iter().any(|found| {
+            let (from, to) = (found.from.min(time), found.to.max(time));
+            !self.mapped.any(from, to, addr)
+        })
     }
 
     fn kept(&self, number: u64) -> Option<&Kept> {
@@ -102,12 +103,12 @@ impl Processes {
             known.mapped.add(at, mapping);
         }
         let newest = known.generations.front();
-        newest.is_some_and(|newest| known.mapped.any(newest.confirmed_at, u64::MAX, None))
+        newest.is_some_and(|newest| known.mapped.any(newest.confirmed.from, u64::MAX, None))
     }
 
-    /// When the newest mappings of a process were read.
+    /// Until when the newest mappings of a process were read.
     pub fn newest_read_at(&self, pid: Pid) -> Option<u64> {
-        Some(self.known.get(&pid)?.generations.front()?.confirmed_at)
+        Some(self.known.get(&pid)?.generations.front()?.confirmed.to)
     }
 }
 
