@@ -1,7 +1,7 @@
 //! The side band of perf on all CPUs: told of at once while little happens, in heaps while much does.
 //!
 //! To be told at once is an interrupt for whoever maps something, and also for whoever starts or ends a thread: those
-//! records cannot be refused (`perf_event_task_match`, kernel/events/core.c). It takes 7 microseconds on a virtual
+//! records cannot be refused (`perf_event_task_match`, kernel/events/core.c). It takes 5 to 7 microseconds on a virtual
 //! machine, which made a program that does nothing but start threads 40 % slower. How much wakes a reader is a
 //! property of the ring, so there are two of them for each CPU, of which one is written.
 
