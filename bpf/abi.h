@@ -295,6 +295,9 @@ enum ms_lua_frame {
 	MS_LUA_BUILTIN,		/* function object; its ffid */
 	MS_LUA_BROKEN,		/* the walk of this Lua stack ends here: base; enum ms_lua_broken */
 	MS_LUA_LAST_PARENT,	/* behind a coroutine and its parents: how many there were; enum ms_parent */
+	MS_LUA_CLOSURE,		/* a function whose position is not known, as compiled code's: prototype; the
+				 * distance of the function object from it in units of 8 bytes, signed,
+				 * and MS_LUA_PRINT above it */
 };
 
 #define MS_LUA_NO_PC 0xffffffffULL

@@ -76,7 +76,9 @@ static __always_inline int lua_emit_function(struct walk *w, const struct ms_lua
 					     const struct lua_function *function)
 {
 	__u64 first = function->pc;
+	__u32 kind = MS_LUA_FUNCTION;
 	__u64 at = MS_LUA_NO_PC;
+	__s64 distance;
 
 	if (function->ffid == LUA_FF_C)
 		return lua_emit(w, MS_LUA_C_FUNCTION, function->c, function->object);
@@ -85,7 +87,13 @@ static __always_inline int lua_emit_function(struct walk *w, const struct ms_lua
 	if (w->lua.pc && (w->lua.pc - first) / 4 < MS_LUA_NO_PC)
 		at = (w->lua.pc - first) / 4;
 	first -= lua_is_gc32(layout) ? LUA_PROTO_BYTES_32 : LUA_PROTO_BYTES_64;
-	return lua_emit(w, MS_LUA_FUNCTION, first, at | (__u64)lua_print(w, layout, first) << MS_LUA_PRINT_SHIFT);
+	/* whom compiled code calls, its upvalues tell */
+	distance = (__s64)(function->object - first) >> 3;
+	if (at == MS_LUA_NO_PC && distance == (__s32)distance) {
+		kind = MS_LUA_CLOSURE;
+		at = (__u32)distance;
+	}
+	return lua_emit(w, kind, first, at | (__u64)lua_print(w, layout, first) << MS_LUA_PRINT_SHIFT);
 }
 
 /* One Lua frame. */

@@ -13,16 +13,27 @@ pub struct Instruction(pub u32);
 /// Opcodes that matter by name.
 pub mod op {
     #![allow(missing_docs)]
+    /// `ISLT` to `ISNEP`.
+    pub const COMPARISONS: std::ops::RangeInclusive<u8> = 0..=11;
+    /// `ISTC` to `ISF`.
+    pub const TESTS: std::ops::RangeInclusive<u8> = 12..=15;
     pub const MOV: u8 = 18;
     pub const KNIL: u8 = 44;
     pub const UGET: u8 = 45;
+    pub const UCLO: u8 = 50;
     pub const GGET: u8 = 54;
     pub const TGETS: u8 = 57;
     pub const CALLM: u8 = 65;
     pub const CALL: u8 = 66;
+    pub const CALLMT: u8 = 67;
     pub const CALLT: u8 = 68;
     pub const ITERC: u8 = 69;
     pub const ITERN: u8 = 70;
+    pub const ISNEXT: u8 = 72;
+    pub const FORI: u8 = 77;
+    pub const JFORI: u8 = 78;
+    /// `FORI` to `JLOOP`: beginnings and ends of loops, and what the compiler puts in their place.
+    pub const LOOPS: std::ops::RangeInclusive<u8> = 77..=87;
     pub const JMP: u8 = 88;
     /// `BNOT` to `BSAR`.
     pub const BIT_OPERATORS: std::ops::RangeInclusive<u8> = 89..=95;
@@ -86,6 +97,26 @@ impl Instruction {
             44 | 63 | 65..=73 | 77..=84 => OperandA::Base,
             _ => OperandA::Other,
         }
+    }
+
+    /// Comparisons, tests and loops: straight code ends there.
+    pub fn is_border(self) -> bool {
+        [op::COMPARISONS, op::TESTS, op::LOOPS]
+            .iter()
+            .any(|those| those.contains(&self.op()))
+    }
+
+    /// `RETM` to `RET1`.
+    pub fn is_return(self) -> bool {
+        matches!(self.op(), 73..=76)
+    }
+
+    /// Where it may jump forwards to if it stands at this position (`BCBIAS_J`); ends of loops jump backwards only.
+    pub fn jump(self, from: usize) -> Option<usize> {
+        const BIAS: usize = 0x8000;
+        let jumps = matches!(self.op(), op::JMP | op::UCLO | op::ISNEXT | op::FORI | op::JFORI);
+        let distance = (self.d() as usize).checked_sub(BIAS)?;
+        jumps.then_some(from + 1 + distance)
     }
 
     /// What it can call.

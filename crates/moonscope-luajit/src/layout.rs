@@ -41,6 +41,12 @@ pub struct Fields {
     pub fn_pc: u16,
     /// `GCfuncC.f`: 8 bytes.
     pub fn_c: u16,
+    /// `GCfunc.env`: the table of globals of a function.
+    pub fn_env: u16,
+    /// `GCupval.v`: address of its value.
+    pub uv_v: u16,
+    /// `sizeof(GCudata)`: its content follows.
+    pub ud_size: u16,
     /// `GCproto.numparams`: 1 byte.
     pub pt_numparams: u16,
     /// `GCproto.sizebc`: number of bytecode instructions, the function header included; 4 bytes.
@@ -98,6 +104,9 @@ const GC64: Fields = Fields {
     fn_ffid: 10,
     fn_pc: 0x20,
     fn_c: 0x28,
+    fn_env: 0x10,
+    uv_v: 0x20,
+    ud_size: 0x30,
     pt_numparams: 10,
     pt_sizebc: 0xc,
     pt_k: 0x20,
@@ -135,6 +144,9 @@ const GC32: Fields = Fields {
     fn_ffid: 6,
     fn_pc: 0x10,
     fn_c: 0x18,
+    fn_env: 0x8,
+    uv_v: 0x10,
+    ud_size: 0x18,
     pt_numparams: 6,
     pt_sizebc: 0x8,
     pt_k: 0x10,

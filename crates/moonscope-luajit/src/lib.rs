@@ -8,7 +8,7 @@
 //! * Where: [`vm_text`] (the VM in a file), [`decode`] and [`layout`] (offsets), [`vms`] (VMs in a process).
 //! * What runs: [`lua_state`], [`lua_stack`], [`coroutines`], [`vm_state`], [`object`], [`bytecode_ref`].
 //! * Compiled code: [`traces`] (layouts), [`trace`], [`trace_keeper`], [`snapshot`].
-//! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`bytecode`], [`builtins`],
+//! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`callee`], [`bytecode`], [`builtins`],
 //!   [`c_functions`], [`string`], [`value`].
 
 mod body;
@@ -17,6 +17,7 @@ pub mod bytecode;
 pub mod bytecode_ref;
 pub mod c_functions;
 pub mod call_site;
+pub mod callee;
 pub mod chunk;
 pub mod coroutines;
 pub mod decode;
@@ -48,6 +49,7 @@ pub use body::words_of;
 pub use builtins::Builtins;
 pub use c_functions::CFunctions;
 pub use call_site::{CallSiteName, call_site_name};
+pub use callee::{Callee, Source, handed_over_to};
 pub use chunk::Chunk;
 pub use coroutines::{CoroutineStatus, Coroutines, coroutines};
 pub use decode::{LayoutError, decode_layout};
@@ -57,10 +59,10 @@ pub use lua_state::LuaState;
 pub use names::{FunctionKind, FunctionName, LuaNames};
 pub use object::{Function, ProtoCode};
 pub use prototype::{Prototype, PrototypeError, PrototypeIdentity};
-pub use snapshot::{Expansion, InlinedFrame, expand};
+pub use snapshot::{Called, Expansion, InlinedFrame, expand};
 pub use source::SourceFile;
 pub use string::{StrLayout, StringError};
-pub use trace::TraceCopy;
+pub use trace::{SureCall, TraceCopy};
 pub use trace_keeper::TraceKeeper;
 pub use vm_state::{Activity, VmState};
 pub use vm_text::{CallerBase, Entries, SavedRegister, VmText, VmTextError, Window, find_vms};

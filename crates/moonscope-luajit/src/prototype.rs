@@ -225,6 +225,12 @@ impl Header<'_> {
     }
 }
 
+/// Strings are freed before the prototypes that have them as names (`GCSsweepstring`, `GCSsweep` in lj_gc.c), and the memory
+/// allocator writes the size of a free chunk at its end (`set_foot` in lj_alloc.c): 8 bytes with zeros. No name of a file has any.
+fn is_overwritten(chunkname: &[u8]) -> bool {
+    matches!(chunkname.first(), Some(b'@' | b'=')) && chunkname.contains(&0)
+}
+
 /// A prototype as it was when it was read.
 #[derive(Clone, Debug)]
 pub struct Prototype {
@@ -250,6 +256,9 @@ impl Prototype {
         let chunkname = strings
             .read(memory, identity.chunkname, MAX_CHUNKNAME)
             .map_err(|cause| PrototypeError::ChunkName { address, cause })?;
+        if is_overwritten(&chunkname.bytes) {
+            return Err(PrototypeError::Replaced { address });
+        }
         let prototype = Self {
             identity,
             chunkname,

@@ -6,10 +6,15 @@
 //! first one's program counter; this is as precise as LuaJIT itself is when code on a trace fails. Frames that the two do
 //! not have in common are left out, and that something may be missing is told (`trace/between.rs`).
 
+mod called;
+
+use crate::callee::Source;
 use crate::layout::GcMode;
 use crate::lua_stack::FrameKind;
 use crate::object::Function;
 use crate::trace::{Snapshot, TraceCopy};
+pub use called::Called;
+use called::called;
 
 const SNAP_FRAME: u32 = 0x01_0000;
 const SNAP_CONT: u32 = 0x02_0000;
@@ -43,6 +48,15 @@ pub struct InlinedFrame {
 }
 
 impl InlinedFrame {
+    /// It is at another instruction of its bytecode.
+    fn move_to(&mut self, pc: u64) {
+        if let Some(FrameKind::Lua { pos, .. }) = &mut self.kind {
+            let distance = pc.wrapping_sub(self.pc).cast_signed() / 4;
+            *pos = pos.and_then(|pos| pos.checked_add_signed(distance as i32));
+        }
+        self.pc = pc;
+    }
+
     /// It is not known where it is.
     fn lose_place(&mut self) {
         self.pc = 0;
@@ -60,6 +74,10 @@ pub struct Expansion {
     pub frames: Vec<InlinedFrame>,
     /// Calls may be inlined inside the innermost of them at this place.
     pub may_call: bool,
+    /// If so: what it calls around this place, if that is known.
+    pub callees: Option<Vec<Source>>,
+    /// If the address is behind a call of other code: more may be known by whom that calls.
+    pub called: Option<Called>,
     /// How well the place is known.
     pub precision: Precision,
     /// Number of the snapshot.
@@ -117,6 +135,12 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
     Ok(Expansion {
         frames,
         may_call: snapshot.may_call && !is_moved,
+        callees: snapshot
+            .callees
+            .clone()
+            .and_then(|callees| trace.callees.get(callees))
+            .map(<[Source]>::to_vec),
+        called: called(trace, index, offset).filter(|_| !is_moved),
         precision: Precision::Guard,
         snapshot: u16::try_from(index).unwrap_or(u16::MAX),
         tail_called: snapshot.tail_called && !is_moved,
@@ -134,6 +158,8 @@ fn start_of(trace: &TraceCopy) -> Expansion {
             pc: 0,
         }],
         may_call: true,
+        callees: None,
+        called: None,
         precision: Precision::Start,
         snapshot: 0,
         tail_called: false,

@@ -3,13 +3,18 @@
 
 mod base_stores;
 mod between;
+mod calls;
 mod constants;
 mod guarded_builtins;
+mod places;
+mod way_calls;
 
+use crate::callee::Source;
 use crate::layout::{GcMode, Layout, TraceFields};
 use crate::object::{Function, GCT_TRACE, ProtoCode, number, reference_at};
 use crate::snapshot::{SnapFrame, decode};
 use base_stores::base_stores;
+pub(crate) use calls::TraceCall;
 use constants::{IrConstants, REF_NIL};
 use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -73,8 +78,21 @@ pub(crate) struct Snapshot {
     pub certain: usize,
     /// Others may be called inside these on the way.
     pub may_call: bool,
+    /// Of [`TraceCopy::callees`]: all that the innermost of them calls on the way, if that is known.
+    pub callees: Option<Range<usize>>,
+    /// Of [`TraceCopy::sure_calls`]: what the innermost function of the next snapshot calls on the way there, for certain.
+    pub sure_calls: Range<usize>,
     /// Where the innermost of those frames is, is known.
     pub is_placed: bool,
+}
+
+/// A call that runs between two snapshots, whichever branches are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SureCall {
+    /// Where its function comes from.
+    pub source: Source,
+    /// The instruction that calls; `None` if it may be one of several.
+    pub pc: Option<u64>,
 }
 
 /// A trace that does not need the process any more.
@@ -98,10 +116,14 @@ pub struct TraceCopy {
     pub root: u16,
     /// Offsets behind each instruction that moves `jit_base`, ascending.
     pub(crate) base_stores: Vec<u32>,
+    /// Calls of other code, ascending.
+    pub(crate) calls: Vec<TraceCall>,
     /// `None`: without machine code offsets.
     pub(crate) snapshots: Option<Vec<Snapshot>>,
     pub(crate) frames: Vec<SnapFrame>,
     pub(crate) functions: FxHashMap<u64, Function>,
+    pub(crate) callees: Vec<Source>,
+    pub(crate) sure_calls: Vec<SureCall>,
     /// Builtins that it calls without being bound to one function object, by the IR instruction that yields it.
     pub(crate) guarded_builtins: FxHashMap<u16, u8>,
     /// Sorted by address.
@@ -208,6 +230,10 @@ impl TraceCopy {
         if szmcode > MAX_MCODE || header.nsnap > MAX_SNAPSHOTS {
             return Err(TraceError::TooLarge);
         }
+        let mut code = vec![0; szmcode as usize];
+        memory
+            .read_exact(mcode, &mut code)
+            .map_err(|_| TraceError::Unreadable)?;
         let mut copy = Self {
             traceno,
             mcode,
@@ -217,10 +243,13 @@ impl TraceCopy {
             startins: header.startins,
             link: header.link,
             root: header.root,
-            base_stores: base_stores(memory, layout, g, &header.id),
+            base_stores: base_stores(&code, layout, g),
+            calls: calls::calls(&code, mcode),
             snapshots: None,
             frames: Vec::new(),
             functions: FxHashMap::default(),
+            callees: Vec::new(),
+            sure_calls: Vec::new(),
             guarded_builtins: FxHashMap::default(),
             codes: Vec::new(),
         };
@@ -248,7 +277,13 @@ impl TraceCopy {
     /// What it holds in memory, in units of some 16 bytes.
     pub(crate) fn weight(&self) -> usize {
         let snapshots = self.snapshots.as_ref().map_or(0, Vec::len);
-        8 + self.frames.len() + 2 * self.codes.len() + 3 * self.functions.len() + 3 * snapshots
+        8 + self.frames.len()
+            + 2 * self.codes.len()
+            + 3 * self.functions.len()
+            + 5 * snapshots
+            + 4 * self.callees.len()
+            + 5 * self.sure_calls.len()
+            + self.calls.len()
     }
 
     /// Whether calls may be inlined anywhere in it: then a place in it that is not known exactly may lack frames.
@@ -315,6 +350,8 @@ impl TraceCopy {
                 frames,
                 tail_called,
                 may_call: false,
+                callees: None,
+                sure_calls: 0..0,
                 is_placed: true,
             });
         }

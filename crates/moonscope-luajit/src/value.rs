@@ -19,6 +19,7 @@ pub(crate) mod gct {
     pub(crate) const THREAD: u8 = 6;
     pub(crate) const PROTO: u8 = 7;
     pub(crate) const FUNCTION: u8 = 8;
+    pub(crate) const CDATA: u8 = 10;
     pub(crate) const TABLE: u8 = 11;
     pub(crate) const USERDATA: u8 = 12;
 }
@@ -34,6 +35,8 @@ pub enum Value {
     Table(u64),
     /// Address of a `GCudata`.
     Userdata(u64),
+    /// Address of a `GCcdata`.
+    Cdata(u64),
     /// Anything else: nil, numbers, threads.
     Other,
 }
@@ -49,6 +52,7 @@ impl Value {
         match u8::try_from(!tag) {
             Ok(gct::STRING) => Self::String(address),
             Ok(gct::FUNCTION) => Self::Function(address),
+            Ok(gct::CDATA) => Self::Cdata(address),
             Ok(gct::TABLE) => Self::Table(address),
             Ok(gct::USERDATA) => Self::Userdata(address),
             _ => Self::Other,
@@ -99,6 +103,20 @@ pub fn table_nodes<M: RemoteMemory + ?Sized>(memory: &M, mode: GcMode, address: 
         (Value::decode(mode, word(&node[8..16])), value)
     });
     pairs.filter(|(key, _)| *key != Value::Other).collect()
+}
+
+/// What a table has itself under this key; `None` if it has nothing there.
+pub(crate) fn table_value<M: RemoteMemory + ?Sized>(
+    memory: &M,
+    mode: GcMode,
+    address: u64,
+    key: Value,
+) -> Option<Value> {
+    let nodes = table_nodes(memory, mode, address);
+    let found = nodes.into_iter().find(|(of, _)| *of == key);
+    found
+        .map(|(_, value)| value)
+        .filter(|value| *value != Value::Other)
 }
 
 /// The metatable of a table or userdata at `address`, if it has one.

@@ -100,6 +100,20 @@ fn lines_are_counted_from_the_first_as_lj_debug_line_does() {
 }
 
 #[test]
+fn a_name_that_was_freed_before_its_prototype_is_not_believed() {
+    for (mode, text_at) in [(GcMode::Gc64, 0x18), (GcMode::Gc32, 0x14)] {
+        let mut bytes = heap(mode, &[89, 1, 2, 3], &[1, 1, 4], &[0]);
+        let text = 0x8000 + text_at;
+        assert_eq!(&bytes[text..text + 8], b"@/a.lua\0");
+        // the size of the free chunk, where the text ended
+        bytes[text + 5..text + 7].copy_from_slice(&[0xf0, 0]);
+        let memory = BufferMemory::new().with(HEAP, bytes);
+        let error = read(mode, &memory).unwrap_err();
+        assert!(matches!(error, PrototypeError::Replaced { .. }), "{error}");
+    }
+}
+
+#[test]
 fn a_prototype_whose_parts_lie_outside_of_it_is_refused() {
     let mode = GcMode::Gc64;
     let fields = mode.fields();

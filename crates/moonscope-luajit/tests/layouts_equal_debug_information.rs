@@ -71,6 +71,17 @@ fn offsets(layout: &Layout) -> Vec<(String, u64)> {
     add("GCfuncC", "ffid", fields.fn_ffid.into());
     add("GCfuncL", "pc", fields.fn_pc.into());
     add("GCfuncC", "f", fields.fn_c.into());
+    add("GCfuncC", "env", fields.fn_env.into());
+    add("GCfuncL", "uvptr", u64::from(fields.fn_pc + fields.ref_size));
+    add("GCupval", "v", fields.uv_v.into());
+    add("GCudata", "udtype", u64::from(fields.gct) + 1);
+    add("GCcdata", "ctypeid", u64::from(fields.gct) + 1);
+    // as callee.rs has them
+    add("CTState", "top", 8);
+    add("CTState", "g", 24);
+    add("CLibrary", "cache", 8);
+    let behind_jit_base = u64::from(build.jit_base) + u64::from(fields.ref_size);
+    add("global_State", "ctype_state", behind_jit_base);
     add("global_State", "vmstate", build.vmstate.into());
     add("global_State", "cur_L", build.cur_l.into());
     add("global_State", "jit_base", build.jit_base.into());
@@ -90,6 +101,12 @@ fn offsets(layout: &Layout) -> Vec<(String, u64)> {
         build.g2disp.into(),
     ));
     pairs.push(("sizeof(GCproto)".to_owned(), fields.pt_size.into()));
+    pairs.push(("sizeof(GCudata)".to_owned(), fields.ud_size.into()));
+    pairs.push(("sizeof(GCcdata)".to_owned(), 2 * u64::from(fields.ref_size)));
+    pairs.push((
+        "sizeof(CType)".to_owned(),
+        if fields.ref_size == 8 { 24 } else { 16 },
+    ));
     if build.trace != 0 {
         pairs.push((
             format!("(unsigned long)&((GG_State *)0)->J.trace - {g}"),

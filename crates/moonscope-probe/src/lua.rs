@@ -5,6 +5,7 @@
 //! process, told to the kernel side) → `words` (what a walk shipped) → `splice` (frames with names).
 
 mod builds;
+mod callees;
 mod functions;
 mod hints;
 mod parents;

@@ -4,20 +4,14 @@
 //! end, to hand over to a trace that starts in its innermost frame (`asm_tail_link` in lj_asm.c). From there
 //! to the next snapshot, the last snapshot and `jit_base` do not belong together.
 
-use super::TraceId;
 use crate::layout::{GcMode, Layout};
-use moonscope_process::RemoteMemory;
 
 /// Stores in one trace: one for each return to a lower frame, at most `JIT_P_maxrecord`.
 const MAX_STORES: usize = 4096;
 
 /// Offsets behind each store, ascending. The store is `mov [r14+displacement], register` in GC64 and
 /// `mov [address], register` in GC32 (`emit_setgl` in lj_emit_x86.h).
-pub(super) fn base_stores(memory: &impl RemoteMemory, layout: &Layout, g: u64, id: &TraceId) -> Vec<u32> {
-    let mut code = vec![0; id.szmcode as usize];
-    if memory.read_exact(id.mcode, &mut code).is_err() {
-        return Vec::new();
-    }
+pub(super) fn base_stores(code: &[u8], layout: &Layout, g: u64) -> Vec<u32> {
     let build = &layout.build;
     let place = match layout.mode {
         GcMode::Gc64 => build.jit_base.wrapping_sub(build.g2disp),

@@ -8,28 +8,27 @@
 //!   calls the next one, and what is called until its first side exit.
 //! * A function that is called and has returned in between is in neither. Such a call is an instruction on the way, and whom
 //!   it calls is among the constants of the trace (`rec_call_specialize`, lj_record.c): without another Lua function there
-//!   only builtins are called, which have no frame.
+//!   only builtins are called, which have no frame. With one, it is looked up whom they call (`way_calls`).
 //!
 //! Where callers are is exact, but not that of the innermost frame that is certain if what it called has returned: the code may
-//! belong to that call, to the next one, or to the function itself, which has no line then (`is_placed`). Where the innermost
-//! function is may be the other side of the comparison that ends the way (`rec_comp_fixup`), so that is only taken for the
-//! neighbourhood: straight code between comparisons and loops.
+//! belong to that call, to the next one, or to the function itself, which has no line then (`is_placed`).
 
 use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::TraceCopy;
 use super::constants::IrConstants;
-use crate::bytecode::{Calls, Instruction, op};
-use crate::layout::Layout;
+use super::way_calls::Passed;
+use super::{Snapshot, SureCall, TraceCopy};
+use crate::bytecode::{Instruction, op};
+use crate::layout::{GcMode, Layout};
 use crate::object::{Function, ProtoCode};
 use crate::snapshot::SnapFrame;
 
 /// Instructions of one prototype that are looked at.
 const MAX_INSTRUCTIONS: u32 = 1 << 16;
-const INSTRUCTION_SIZE: u64 = 4;
-/// `FORI` to `JLOOP`: beginnings and ends of loops, and what the compiler puts in their place.
-const LOOPS: std::ops::RangeInclusive<u8> = 77..=87;
+/// Calls of one trace whose functions are looked for: at most 128 KiB.
+const MAX_CALLEES: usize = 4096;
+pub(super) const INSTRUCTION_SIZE: u64 = 4;
 
 impl TraceCopy {
     /// Fills in what is certain behind each snapshot.
@@ -45,33 +44,45 @@ impl TraceCopy {
         for at in 0..snapshots.len() {
             let frames = |at: usize| self.frames.get(snapshots.get(at)?.frames.clone()?);
             let Some(here) = frames(at) else { continue };
-            let (certain, may_call, is_placed) = match (snapshots.get(at + 1), frames(at + 1)) {
+            let judgement = match (snapshots.get(at + 1), frames(at + 1)) {
                 // what is behind the last one leaves the trace, or begins its loop again
-                (None, _) => (here.len(), false, true),
-                (Some(_), None) => (here.len(), true, false),
+                (None, _) => Judgement::all(here, Passed::Nothing),
+                (Some(_), None) => Judgement {
+                    is_placed: false,
+                    ..Judgement::all(here, Passed::Unknown)
+                },
                 (Some(_), Some(next)) => {
                     let way = Way {
                         copy: self,
                         here,
                         next,
                     };
-                    match way.common() {
-                        all if all == here.len() && all == next.len() => {
-                            let may_call = has_others && way.may_pass_call(&mut bytecode);
-                            (all, may_call, true)
-                        }
-                        _ if way.works_only_here(&mut bytecode) => (here.len(), false, true),
-                        some => (some, true, way.is_placed(some)),
-                    }
+                    way.judge(&mut bytecode, layout.mode, has_others)
                 }
             };
             if let Some(snapshot) = snapshots.get_mut(at) {
-                snapshot.certain = certain;
-                snapshot.may_call = may_call;
-                snapshot.is_placed = is_placed;
+                self.keep(snapshot, judgement);
             }
         }
         self.snapshots = Some(snapshots);
+    }
+
+    fn keep(&mut self, snapshot: &mut Snapshot, mut judgement: Judgement) {
+        snapshot.certain = judgement.certain;
+        snapshot.may_call = judgement.passed != Passed::Nothing;
+        snapshot.is_placed = judgement.is_placed;
+        let start = self.sure_calls.len();
+        if start + judgement.sure_calls.len() <= MAX_CALLEES {
+            self.sure_calls.append(&mut judgement.sure_calls);
+            snapshot.sure_calls = start..self.sure_calls.len();
+        }
+        let first = self.callees.len();
+        if let Passed::Calls(mut sources) = judgement.passed
+            && first + sources.len() <= MAX_CALLEES
+        {
+            self.callees.append(&mut sources);
+            snapshot.callees = Some(first..self.callees.len());
+        }
     }
 
     fn identity(&self, frame: &SnapFrame) -> (u64, u64) {
@@ -98,16 +109,64 @@ impl TraceCopy {
     }
 }
 
+/// What is known of the code behind a snapshot.
+struct Judgement {
+    /// How many of its frames are those of all that code.
+    certain: usize,
+    /// The place of the innermost of them is known.
+    is_placed: bool,
+    /// What that calls on the way.
+    passed: Passed,
+    sure_calls: Vec<SureCall>,
+}
+
+impl Judgement {
+    fn all(here: &[SnapFrame], passed: Passed) -> Self {
+        Self {
+            certain: here.len(),
+            is_placed: true,
+            passed,
+            sure_calls: Vec::new(),
+        }
+    }
+}
+
 /// From one snapshot to the next; frames are innermost first.
-struct Way<'t> {
-    copy: &'t TraceCopy,
-    here: &'t [SnapFrame],
-    next: &'t [SnapFrame],
+pub(super) struct Way<'t> {
+    pub(super) copy: &'t TraceCopy,
+    pub(super) here: &'t [SnapFrame],
+    pub(super) next: &'t [SnapFrame],
 }
 
 impl Way<'_> {
+    fn judge(
+        &self,
+        bytecode: &mut Bytecode<'_, impl RemoteMemory>,
+        mode: GcMode,
+        has_others: bool,
+    ) -> Judgement {
+        let common = self.common();
+        let sure_calls = self.sure_calls(bytecode, mode);
+        let is_one_function = common == self.here.len() && common == self.next.len();
+        let judgement = if is_one_function && has_others {
+            Judgement::all(self.here, self.passed(bytecode, mode))
+        } else if is_one_function || self.works_only_here(bytecode) {
+            Judgement::all(self.here, Passed::Nothing)
+        } else {
+            Judgement {
+                certain: common,
+                is_placed: self.is_placed(common),
+                ..Judgement::all(self.here, Passed::Unknown)
+            }
+        };
+        Judgement {
+            sure_calls,
+            ..judgement
+        }
+    }
+
     /// How many frames, from the outermost on, both have. The innermost of them may be at two places.
-    fn common(&self) -> usize {
+    pub(super) fn common(&self) -> usize {
         let mut common = 0;
         for (one, other) in self.here.iter().rev().zip(self.next.iter().rev()) {
             if self.copy.identity(one) != self.copy.identity(other) {
@@ -130,32 +189,6 @@ impl Way<'_> {
             frames.get(at).map(|frame| frame.pc)
         };
         common == self.here.len() || common > 0 && innermost(self.here) == innermost(self.next)
-    }
-
-    /// Both are in one function: may that call another one on the way?
-    fn may_pass_call(&self, bytecode: &mut Bytecode<'_, impl RemoteMemory>) -> bool {
-        let (Some(here), Some(next)) = (self.here.first(), self.next.first()) else {
-            return true;
-        };
-        let Some((code, instructions)) = bytecode.around(self.copy, here.pc) else {
-            return true;
-        };
-        let (Some(one), Some(other)) = (index(code, here.pc), index(code, next.pc)) else {
-            return true;
-        };
-        let (low, high) = (one.min(other), one.max(other));
-        let before = instructions.get(..low).unwrap_or_default();
-        let start = before
-            .iter()
-            .rposition(|each| is_border(*each))
-            .map_or(0, |at| at + 1);
-        let behind = instructions.get(high..).unwrap_or_default();
-        let end = behind
-            .iter()
-            .position(|each| is_border(*each))
-            .map_or(instructions.len(), |at| high + at);
-        let passed = instructions.get(start..end).unwrap_or_default();
-        passed.iter().any(|each| each.calls() == Calls::Function)
     }
 
     /// The first snapshot is in a function that returns: does nobody else work until the second one?
@@ -193,7 +226,7 @@ impl Way<'_> {
                 Some(_) => return false,
                 None => rest
                     .iter()
-                    .position(|each| is_border(*each) || is_return(*each))
+                    .position(|each| each.is_border() || each.is_return())
                     .unwrap_or(rest.len()),
             };
             if !rest.get(..end).is_some_and(is_idle) {
@@ -211,7 +244,7 @@ impl Way<'_> {
             let body = instructions.get(1..).unwrap_or_default();
             let border = body
                 .iter()
-                .position(|each| is_border(*each))
+                .position(|each| each.is_border())
                 .unwrap_or(body.len());
             let end = match depth {
                 // it may be on the other side of its first comparison
@@ -225,18 +258,8 @@ impl Way<'_> {
     }
 }
 
-fn index(code: ProtoCode, pc: u64) -> Option<usize> {
+pub(super) fn index(code: &ProtoCode, pc: u64) -> Option<usize> {
     code.index(pc).map(|index| index as usize)
-}
-
-/// Comparisons, tests and loops: straight code ends there.
-fn is_border(instruction: Instruction) -> bool {
-    matches!(instruction.op(), 0..=15) || LOOPS.contains(&instruction.op())
-}
-
-/// `RETM` to `RET1`.
-fn is_return(instruction: Instruction) -> bool {
-    matches!(instruction.op(), 73..=76)
 }
 
 /// Moves, constants, upvalues, returns and jumps become no machine code to speak of.
@@ -252,16 +275,20 @@ fn proto_of(function: &Function) -> Option<u64> {
 }
 
 /// Bytecode of prototypes, read once.
-struct Bytecode<'m, M> {
-    memory: &'m M,
+pub(super) struct Bytecode<'m, M> {
+    pub(super) memory: &'m M,
     read: FxHashMap<u64, Option<Vec<Instruction>>>,
 }
 
 impl<M: RemoteMemory> Bytecode<'_, M> {
     /// The function of an instruction, and all its instructions.
-    fn around(&mut self, copy: &TraceCopy, pc: u64) -> Option<(ProtoCode, &[Instruction])> {
-        let code = *copy.code_at(pc)?;
-        Some((code, self.of(&code)?))
+    pub(super) fn around<'c>(
+        &mut self,
+        copy: &'c TraceCopy,
+        pc: u64,
+    ) -> Option<(&'c ProtoCode, &[Instruction])> {
+        let code = copy.code_at(pc)?;
+        Some((code, self.of(code)?))
     }
 
     fn of(&mut self, code: &ProtoCode) -> Option<&[Instruction]> {

@@ -166,6 +166,7 @@ impl Look<'_> {
                         proto: code.proto,
                         at: None,
                         print: 0,
+                        closure: None,
                     },
                     Function::C { f } => LuaWord::CFunction {
                         code: f,
@@ -272,6 +273,7 @@ fn word(kind: FrameKind) -> LuaWord {
             // positions in words of a walk are behind their instruction
             at: pos.and_then(|pos| pos.checked_add(1)),
             print: 0,
+            closure: None,
         },
         FrameKind::C { f, function } => LuaWord::CFunction {
             code: f,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use moonscope_luajit::names::{LuaNames, wall_clock};
-use moonscope_luajit::{Prototype, TraceCopy, call_site_name, words_of};
+use moonscope_luajit::{Prototype, Source, TraceCopy, call_site_name, words_of};
 use moonscope_process::{Pid, Process, ProcessMemory};
 use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -219,6 +219,18 @@ impl LuaProcess {
             Some(vm) => vm.builtin(&self.memory, ffid).into(),
             None => format!("builtin#{ffid}").into(),
         }
+    }
+
+    /// May one of these calls of a function object be of Lua?
+    pub fn may_be_lua(&mut self, g: u64, closure: u64, callees: &[Source]) -> bool {
+        let vm = self.vms.find(g, &self.memory, &self.builds);
+        vm.is_none_or(|vm| vm.may_be_lua(&self.memory, closure, callees))
+    }
+
+    /// The C function that a call of a function object ends up in for certain, without Lua in between.
+    pub fn called_c(&mut self, g: u64, closure: u64, source: &Source) -> Option<u64> {
+        let vm = self.vms.find(g, &self.memory, &self.builds)?;
+        vm.called_c(&self.memory, closure, source)
     }
 
     /// What the tables of a VM call the C function with this code and object; an error if that may be known later.

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use moonscope_luajit::expand;
 use moonscope_luajit::lua_stack::FrameKind;
 use moonscope_luajit::snapshot::{Expansion, Precision};
+use moonscope_luajit::{InlinedFrame, SureCall, expand};
 use moonscope_unwind::{WalkFrame, abi};
 
 use super::functions::LuaFunctions;
@@ -98,6 +98,14 @@ fn is_of(expansion: &Expansion, function: u64) -> bool {
         || outermost.is_none_or(|kind| matches!(kind, FrameKind::Lua { proto, .. } if *proto == function))
 }
 
+/// The function object of the innermost frame; `outermost` is that of the outermost.
+fn innermost_closure(frames: &[InlinedFrame], outermost: Option<u64>) -> Option<u64> {
+    match frames {
+        [only] => only.function.or(outermost),
+        frames => frames.first().and_then(|frame| frame.function),
+    }
+}
+
 struct Splicer<'a, L> {
     locate: L,
     /// So many Lua functions may still say what they call to wait: the innermost one, and where that calls
@@ -124,9 +132,20 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     fn add(&mut self, word: &LuaWord) {
         match *word {
             LuaWord::Segment { l, g, flags } => self.begin(l, g, flags),
-            LuaWord::Function { proto, at, print } => {
+            LuaWord::Function {
+                proto,
+                at,
+                print,
+                closure,
+            } => {
                 match self.expansion.take() {
-                    Some(expansion) if is_of(&expansion, proto) => self.unfold(&expansion, (proto, print)),
+                    Some(expansion) if is_of(&expansion, proto) => {
+                        let at_call = self.frames_at_call(&expansion, closure);
+                        if at_call.is_none() && expansion.may_call && self.may_call_lua(&expansion, closure) {
+                            self.may_lack_inlined();
+                        }
+                        self.unfold(at_call.as_deref().unwrap_or(&expansion.frames), (proto, print));
+                    }
                     // of a trace that was at this address before, or since
                     Some(_) => {
                         self.unknown_trace();
@@ -204,12 +223,6 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         }
         if !is_complete {
             self.unknown_trace();
-        } else if self
-            .expansion
-            .as_ref()
-            .is_some_and(|expansion| expansion.may_call)
-        {
-            self.may_lack_inlined();
         }
         if flags & abi::MS_SEGMENT_GUESSED != 0 {
             self.out.frames.push(RawFrame::LeafUncertain);
@@ -259,9 +272,32 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
         self.out.frames.push(RawFrame::InlinedUnknown);
     }
 
+    /// Where compiled code is that has called a C function, if nothing but one call of its bytecode can have done that.
+    fn frames_at_call(&mut self, expansion: &Expansion, closure: Option<u64>) -> Option<Vec<InlinedFrame>> {
+        let called = expansion.called.as_ref()?;
+        let closure = innermost_closure(&called.frames, closure)?;
+        let (g, lua) = (self.g, self.lua.as_mut()?);
+        let is_it = |call: &&SureCall| {
+            let function = lua.process.called_c(g, closure, &call.source);
+            function.is_some_and(|function| called.is_call_of(function))
+        };
+        called.calls.iter().find(is_it).map(|call| called.at(call))
+    }
+
+    /// The innermost function calls something around this place: may that be Lua? `closure` is the function object of the
+    /// outermost.
+    fn may_call_lua(&mut self, expansion: &Expansion, closure: Option<u64>) -> bool {
+        let g = self.g;
+        let closure = innermost_closure(&expansion.frames, closure);
+        let (Some(lua), Some(closure), Some(callees)) = (&mut self.lua, closure, &expansion.callees) else {
+            return true;
+        };
+        lua.process.may_be_lua(g, closure, callees)
+    }
+
     /// The frames that compiled code runs, of which the outermost is on the Lua stack.
-    fn unfold(&mut self, expansion: &Expansion, outermost: (u64, u32)) {
-        for frame in &expansion.frames {
+    fn unfold(&mut self, frames: &[InlinedFrame], outermost: (u64, u32)) {
+        for frame in frames {
             match frame.kind {
                 Some(FrameKind::Lua { proto, pos }) if proto == outermost.0 => {
                     self.function(proto, pos, outermost.1);

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use moonscope_luajit::builtins::Builtins;
 use moonscope_luajit::string::StrLayout;
-use moonscope_luajit::{CFunctions, Layout, TraceCopy, TraceKeeper, traces, vms};
+use moonscope_luajit::{CFunctions, Layout, Source, TraceCopy, TraceKeeper, traces, vms};
 use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::callees::{Callees, Calls};
 
 /// The shortest time between two looks at the traces of a VM that samples ask for.
 const TRACES_REST: Duration = Duration::from_millis(20);
@@ -38,6 +40,7 @@ pub struct LuaVm {
     looked_for_code: FxHashSet<u64>,
     tables: Option<CFunctions>,
     looked_at_tables: Option<Instant>,
+    callees: Callees,
     keeper: Option<TraceKeeper>,
     looked_at_traces: Option<Instant>,
 }
@@ -59,6 +62,7 @@ impl LuaVm {
             looked_for_code: FxHashSet::default(),
             tables: None,
             looked_at_tables: None,
+            callees: Callees::default(),
             keeper: None,
             looked_at_traces: None,
         }
@@ -78,12 +82,41 @@ impl LuaVm {
         self.strings
     }
 
-    /// The name of a function of its library.
-    pub fn builtin(&mut self, memory: &impl RemoteMemory, ffid: u8) -> String {
+    /// The names of the functions of its library.
+    fn builtins(&mut self, memory: &impl RemoteMemory) -> Option<&Builtins> {
         if self.builtins.is_none() {
             self.builtins = self.read_builtins(memory);
         }
-        match &self.builtins {
+        self.builtins.as_ref()
+    }
+
+    /// May one of these calls of a function object be of Lua?
+    pub fn may_be_lua(&mut self, memory: &impl RemoteMemory, closure: u64, callees: &[Source]) -> bool {
+        self.builtins(memory);
+        let builtins = self.builtins.as_ref();
+        let calls = Calls {
+            memory,
+            layout: &self.layout,
+            g: self.g,
+            closure,
+        };
+        self.callees.may_be_lua(&calls, callees, builtins)
+    }
+
+    /// The C function that a call of a function object ends up in ([`Callees::c_function`]).
+    pub fn called_c(&mut self, memory: &impl RemoteMemory, closure: u64, source: &Source) -> Option<u64> {
+        let calls = Calls {
+            memory,
+            layout: &self.layout,
+            g: self.g,
+            closure,
+        };
+        self.callees.c_function(&calls, source)
+    }
+
+    /// The name of a function of its library.
+    pub fn builtin(&mut self, memory: &impl RemoteMemory, ffid: u8) -> String {
+        match self.builtins(memory) {
             Some(builtins) => builtins.name_or_number(ffid),
             None => format!("builtin#{ffid}"),
         }
@@ -174,6 +207,7 @@ impl LuaVm {
     fn look_at_traces(&mut self, memory: &impl RemoteMemory) -> bool {
         let now = Instant::now();
         self.looked_at_traces = Some(now);
+        self.callees.forget();
         if self.layout.trace.is_none() {
             self.layout.trace = traces::settle(memory, self.g, &self.layout);
         }

@@ -32,6 +32,8 @@ pub enum LuaWord {
         at: Option<u32>,
         /// `MS_LUA_PRINT` of the prototype as it was then; 0: not known.
         print: u32,
+        /// The function object, where that is more telling than the prototype.
+        closure: Option<u64>,
     },
     /// A C function called from Lua.
     CFunction {
@@ -71,6 +73,13 @@ impl LuaWord {
                 proto: address,
                 at: Some(second as u32).filter(|&at| at != abi::MS_LUA_NO_PC),
                 print: (second >> abi::MS_LUA_PRINT_SHIFT) as u32,
+                closure: None,
+            },
+            abi::MS_LUA_CLOSURE => Self::Function {
+                proto: address,
+                at: None,
+                print: (second >> abi::MS_LUA_PRINT_SHIFT) as u32,
+                closure: Some(address.wrapping_add_signed(i64::from((second as u32).cast_signed()) * 8)),
             },
             abi::MS_LUA_C_FUNCTION => Self::CFunction {
                 code: address,
@@ -137,10 +146,12 @@ mod tests {
             7 << abi::MS_LUA_PRINT_SHIFT | 12,
             lua(abi::MS_LUA_FUNCTION, 0x9100),
             abi::MS_LUA_NO_PC.into(),
+            lua(abi::MS_LUA_CLOSURE, 0x9200),
+            8 << abi::MS_LUA_PRINT_SHIFT | 0xffff_ffe0,
             0x2000,
         ];
         let frames = user_frames(&words);
-        assert_eq!(frames.len(), 5);
+        assert_eq!(frames.len(), 6);
         assert_eq!(
             frames[1],
             UserFrame::Lua(LuaWord::Segment {
@@ -149,9 +160,17 @@ mod tests {
                 flags: abi::MS_SEGMENT_TRACE
             })
         );
-        let function = |proto, at, print| UserFrame::Lua(LuaWord::Function { proto, at, print });
-        assert_eq!(frames[2], function(0x9000, Some(12), 7));
-        assert_eq!(frames[3], function(0x9100, None, 0));
+        let function = |proto, at, print, closure| {
+            UserFrame::Lua(LuaWord::Function {
+                proto,
+                at,
+                print,
+                closure,
+            })
+        };
+        assert_eq!(frames[2], function(0x9000, Some(12), 7, None));
+        assert_eq!(frames[3], function(0x9100, None, 0, None));
+        assert_eq!(frames[4], function(0x9200, None, 8, Some(0x9100)));
         let addrs: Vec<u64> = native_frames(&words).iter().map(|frame| frame.addr).collect();
         assert_eq!(addrs, [0x1000, 0x2000]);
     }

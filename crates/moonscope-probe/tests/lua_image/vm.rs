@@ -4,10 +4,8 @@ use moonscope_unwind::{Registers, abi};
 
 use super::code::{C, DISPATCH, ENTERING, HANDLER, HELPER, INNER, LEAVING, NOWHERE, ROOT, TRACE};
 use super::plan::{Call, Callee, Entry, How, Leaf, Place, Plan};
-use super::words::lua_word;
+use super::words::{OBJECT, closure_word, lua_word};
 use super::{HEAP, Image, STACK, Segment, layout};
-
-const NO_PC: u64 = abi::MS_LUA_NO_PC as u64;
 
 /// Places in the heap.
 pub const STATES: u64 = HEAP + 0x1000;
@@ -404,7 +402,7 @@ impl Builder {
     fn function(&mut self, call: &Call) -> Function {
         let fields = self.image.layout.fields();
         let proto = CODE + CODE_SIZE * (self.functions % MAX_FUNCTIONS);
-        let object = proto + 0x140;
+        let object = proto + OBJECT;
         self.functions += 1;
         let at = call.at % (SIZEBC as u8 - 1);
         let mut bytecode = None;
@@ -534,10 +532,11 @@ impl Builder {
                     self.push_gap(mapped, c_frames);
                 }
                 // the innermost function's position is in its snapshots only
-                self.out[vm - 2][1] = NO_PC;
+                let innermost = closure_word(self.out[vm - 2][0]);
+                self.out[vm - 2] = innermost.into();
                 if let Some(segment) = self.segments.last_mut() {
                     segment.pc = None;
-                    segment.frames[0][1] = NO_PC;
+                    segment.frames[0] = innermost;
                 }
             }
             Leaf::Replacing if in_builtin => {

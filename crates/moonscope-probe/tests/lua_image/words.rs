@@ -8,6 +8,14 @@ pub fn lua_word(kind: u32, address: u64, second: u64) -> [u64; 2] {
     [abi::MS_FRAME_LUA | kind | address, second]
 }
 
+/// From a prototype to its function object, in these VMs.
+pub const OBJECT: u64 = 0x140;
+
+/// A Lua function whose position is not known.
+pub fn closure_word(proto: u64) -> [u64; 2] {
+    lua_word(abi::MS_LUA_CLOSURE, proto & abi::MS_FRAME_ADDR_MASK, OBJECT / 8)
+}
+
 /// Words as people read them.
 pub fn readable(words: &[u64]) -> Vec<String> {
     let mut lines = Vec::new();
@@ -71,7 +79,7 @@ fn taken_apart(words: &[u64], end: WalkEnd) -> Vec<Found> {
             break;
         };
         let kind = (word >> abi::MS_FRAME_LUA_KIND_SHIFT & 0xf) as u32;
-        assert!(kind <= abi::MS_LUA_LAST_PARENT, "kind {kind}");
+        assert!(kind <= abi::MS_LUA_CLOSURE, "kind {kind}");
         if kind == abi::MS_LUA_SEGMENT {
             is_open = true;
             segments.push(Found {
