@@ -13,6 +13,7 @@ pub mod collectors;
 mod comparison;
 mod definitions;
 mod drain;
+mod empty_sections;
 mod error;
 mod executables;
 mod file_limit;

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::mem::MaybeUninit;
 
-use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::skel::{OpenSkel, Skel, SkelBuilder};
 use libbpf_rs::{Link, MapType, OpenObject, PrintLevel};
 use moonscope_unwind::abi;
 
 use crate::clock::possible_cpus;
 use crate::collector::{AnyCollector, Programs, is_program};
+use crate::empty_sections;
 use crate::error::ProbeError;
 use crate::file_limit;
 use crate::kernel_types::preempts_tracepoints;
@@ -95,6 +96,9 @@ pub(crate) fn add_spare_scratches(open: &mut OpenMoonscopeSkel<'static>) -> Resu
         .scratches
         .set_max_entries(cpus * (SCRATCH_LEVELS + SPARE_SCRATCHES))
 }
+
+/// Those that are large, and are written through the memory they are mapped to (`shared_array`).
+const EMPTY_SECTIONS: [&str; 3] = [".bss.words", ".bss.rules", ".bss.mappings"];
 
 /// Files that libbpf opens besides maps and programs: type information, and what it tries the kernel's features with.
 const FILES_WHILE_LOADING: usize = 8;
@@ -235,6 +239,11 @@ impl Object {
         if preempts_tracepoints() {
             add_spare_scratches(&mut open).map_err(&refused)?;
         }
+        for mut map in open.open_object_mut().maps_mut() {
+            if EMPTY_SECTIONS.iter().any(|section| map.name() == *section) {
+                empty_sections::make(&mut map).map_err(&refused)?;
+            }
+        }
         // a kind of map that not all kernels have: whoever needs one asks for it
         for mut map in open.open_object_mut().maps_mut() {
             if map.map_type() == MapType::TaskStorage {
@@ -252,6 +261,7 @@ impl Object {
         let programs = object.progs().filter(|program| program.autoload()).count();
         file_limit::check(maps + programs + FILES_WHILE_LOADING)?;
         let skel = open.load().map_err(&refused)?;
+        empty_sections::map_in(skel.object(), &EMPTY_SECTIONS).map_err(&refused)?;
         Ok(Self {
             skel,
             walk_loop,
