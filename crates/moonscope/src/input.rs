@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use moonscope_process::reason;
 use moonscope_profile::{Format, Profile, visible};
 
 use crate::exit::{Code, Failure};
@@ -20,8 +21,12 @@ pub fn read(path: &Path, format: Option<Format>) -> Result<Profile, Failure> {
     let mut input: Box<dyn Read> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
-        let file = File::open(path)
-            .map_err(|err| Failure::new(Code::Failed, format_args!("{name}: cannot open: {err}")))?;
+        let file = File::open(path).map_err(|err| {
+            Failure::new(
+                Code::Failed,
+                format_args!("{name}: cannot open: {}", reason(&err)),
+            )
+        })?;
         if file.metadata().is_ok_and(|found| found.is_dir()) {
             return Err(Failure::new(Code::Failed, format_args!("{name}: is a directory")));
         }

@@ -73,7 +73,7 @@ pub fn run(args: ListArgs) -> Result<Code, Failure> {
         Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(Code::Done),
         Err(err) => Err(Failure::new(
             Code::Failed,
-            format_args!("stdout: cannot write: {err}"),
+            format_args!("stdout: cannot write: {}", moonscope_process::reason(&err)),
         )),
         Ok(()) => Ok(Code::Done),
     }

@@ -494,7 +494,11 @@ fn files_that_are_no_profiles_are_refused() {
         assert_fails(&run, FAILED, &[name]);
     }
     let run = moonscope(&["convert", "/no/such/file.json", "-o", out]);
-    assert_fails(&run, FAILED, &["/no/such/file.json: cannot open"]);
+    assert_fails(
+        &run,
+        FAILED,
+        &["/no/such/file.json: cannot open: no such file or directory\n"],
+    );
     std::fs::write(dir.path().join("empty.folded"), "").unwrap();
     let empty = dir.path().join("empty.folded");
     let run = moonscope(&["convert", empty.to_str().unwrap(), "-o", out]);

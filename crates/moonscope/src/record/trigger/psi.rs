@@ -158,7 +158,13 @@ fn refused(asked: &PressureSpec, path: &Path, err: &io::Error) -> Failure {
             )
             .with_remedy(format!("use {nearest}, or give moonscope that capability (sudo does, unless it is taken away)"))
         }
-        _ => Failure::new(Code::Failed, format!("{path}: cannot set a trigger: {err}")),
+        _ => Failure::new(
+            Code::Failed,
+            format!(
+                "{path}: cannot set a trigger: {}",
+                moonscope_process::reason(&err)
+            ),
+        ),
     }
 }
 
