@@ -160,10 +160,7 @@ fn refused(asked: &PressureSpec, path: &Path, err: &io::Error) -> Failure {
         }
         _ => Failure::new(
             Code::Failed,
-            format!(
-                "{path}: cannot set a trigger: {}",
-                moonscope_process::reason(&err)
-            ),
+            format!("{path}: cannot set a trigger: {}", moonscope_process::reason(err)),
         ),
     }
 }
