@@ -106,6 +106,12 @@ impl Instruction {
             .any(|those| those.contains(&self.op()))
     }
 
+    /// It begins a loop, or a turn of one.
+    pub fn loops(self) -> bool {
+        let goes_back = self.op() == op::JMP && self.jump(0).is_none();
+        goes_back || self.op() == op::ISNEXT || op::LOOPS.contains(&self.op())
+    }
+
     /// `RETM` to `RET1`.
     pub fn is_return(self) -> bool {
         matches!(self.op(), 73..=76)

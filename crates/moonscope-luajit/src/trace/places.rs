@@ -108,17 +108,16 @@ impl Code<'_> {
                 *leading = leads_on;
             }
         }
-        if is_reached.last() != Some(&true) {
+        let reached = |at: &usize| is_reached.get(*at) == Some(&true);
+        // another turn of a loop would be another way
+        let has_loop = (0..len)
+            .filter(reached)
+            .any(|at| self.at(start + at).is_some_and(Instruction::loops));
+        if !reached(&len) || has_loop {
             return None;
         }
-        let on_way =
-            (0..len).filter(|at| is_reached.get(*at) == Some(&true) && leads.get(*at) == Some(&true));
-        let on_way: Vec<usize> = on_way.map(|at| start + at).collect();
-        let has_loop = on_way.iter().any(|at| {
-            self.at(*at)
-                .is_some_and(|each| op::LOOPS.contains(&each.op()) || each.op() == op::ISNEXT)
-        });
-        (!has_loop).then_some(on_way)
+        let on_way = (0..len).filter(|at| reached(at) && leads.get(*at) == Some(&true));
+        Some(on_way.map(|at| start + at).collect())
     }
 }
 
