@@ -17,6 +17,9 @@ const TRACES_REST: Duration = Duration::from_millis(20);
 /// After this time they are looked at anyway, so that those flushed later are known.
 const TRACES_PERIOD: Duration = Duration::from_secs(1);
 
+/// How long it is believed whom a call calls: each answer may take a look at a whole table.
+const CALLEES_PERIOD: Duration = Duration::from_secs(1);
+
 /// The shortest time between two looks at the tables of a VM for names of C functions.
 const TABLES_REST: Duration = Duration::from_secs(2);
 
@@ -41,6 +44,7 @@ pub struct LuaVm {
     tables: Option<CFunctions>,
     looked_at_tables: Option<Instant>,
     callees: Callees,
+    forgot_callees: Instant,
     keeper: Option<TraceKeeper>,
     looked_at_traces: Option<Instant>,
 }
@@ -63,6 +67,7 @@ impl LuaVm {
             tables: None,
             looked_at_tables: None,
             callees: Callees::default(),
+            forgot_callees: Instant::now(),
             keeper: None,
             looked_at_traces: None,
         }
@@ -198,6 +203,10 @@ impl LuaVm {
 
     /// Looks at the traces if it is time. Says whether some that were known are gone.
     pub fn refresh(&mut self, memory: &impl RemoteMemory) -> bool {
+        if self.forgot_callees.elapsed() >= CALLEES_PERIOD {
+            self.forgot_callees = Instant::now();
+            self.callees.forget();
+        }
         let is_due = self
             .looked_at_traces
             .is_none_or(|last| last.elapsed() >= TRACES_PERIOD);
@@ -207,7 +216,6 @@ impl LuaVm {
     fn look_at_traces(&mut self, memory: &impl RemoteMemory) -> bool {
         let now = Instant::now();
         self.looked_at_traces = Some(now);
-        self.callees.forget();
         if self.layout.trace.is_none() {
             self.layout.trace = traces::settle(memory, self.g, &self.layout);
         }
