@@ -125,6 +125,15 @@ impl Instruction {
         jumps.then_some(from + 1 + distance)
     }
 
+    /// It writes this slot.
+    pub fn fills(self, slot: u32) -> bool {
+        match self.operand_a() {
+            OperandA::Base => slot >= self.a() && (self.op() != op::KNIL || slot <= self.d()),
+            OperandA::Destination => slot == self.a(),
+            OperandA::Other => false,
+        }
+    }
+
     /// What it can call.
     pub fn calls(self) -> Calls {
         Calls::Metamethod(match self.op() {

@@ -148,33 +148,33 @@ impl<M: RemoteMemory + ?Sized> CallSite<'_, M> {
                 let Some(ins) = self.at(position).filter(|_| position > 0) else {
                     return Ok(None);
                 };
-                match ins.operand_a() {
-                    OperandA::Base if slot >= ins.a() && (ins.op() != op::KNIL || slot <= ins.d()) => {
-                        return Ok(None);
+                if !ins.fills(slot) {
+                    continue;
+                }
+                if ins.operand_a() == OperandA::Base {
+                    return Ok(None);
+                }
+                match ins.op() {
+                    op::MOV => {
+                        slot = ins.d();
+                        break;
                     }
-                    OperandA::Destination if slot == ins.a() => match ins.op() {
-                        op::MOV => {
-                            slot = ins.d();
-                            break;
-                        }
-                        op::GGET => return Ok(self.constant(ins.d()).map(|name| (NameKind::Global, name))),
-                        op::TGETS => {
-                            let kind = if self.is_method(position, ins) {
-                                NameKind::Method
-                            } else {
-                                NameKind::Field
-                            };
-                            return Ok(self.constant(ins.c()).map(|name| (kind, name)));
-                        }
-                        op::UGET => {
-                            let names = info(self.memory, self.caller, self.caller.identity.uvinfo)?;
-                            let name = names.split(|byte| *byte == 0).nth(ins.d() as usize);
-                            let name = name.filter(|name| !name.is_empty());
-                            return Ok(name.map(|name| (NameKind::Upvalue, name.into())));
-                        }
-                        _ => return Ok(None),
-                    },
-                    _ => {}
+                    op::GGET => return Ok(self.constant(ins.d()).map(|name| (NameKind::Global, name))),
+                    op::TGETS => {
+                        let kind = if self.is_method(position, ins) {
+                            NameKind::Method
+                        } else {
+                            NameKind::Field
+                        };
+                        return Ok(self.constant(ins.c()).map(|name| (kind, name)));
+                    }
+                    op::UGET => {
+                        let names = info(self.memory, self.caller, self.caller.identity.uvinfo)?;
+                        let name = names.split(|byte| *byte == 0).nth(ins.d() as usize);
+                        let name = name.filter(|name| !name.is_empty());
+                        return Ok(name.map(|name| (NameKind::Upvalue, name.into())));
+                    }
+                    _ => return Ok(None),
                 }
             }
         }

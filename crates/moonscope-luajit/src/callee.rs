@@ -115,7 +115,11 @@ pub fn handed_over_to(memory: &impl RemoteMemory, layout: &Layout, g: u64, closu
     let words = bytes.chunks_exact(4).filter_map(|word| word.try_into().ok());
     let instructions: Vec<_> = words.map(|word| Instruction(u32::from_le_bytes(word))).collect();
     let is_end = |each: &Instruction| {
-        each.calls() == Calls::Function || each.jump(0).is_some() || each.is_border() || each.is_return()
+        each.calls() == Calls::Function
+            || each.jump(0).is_some()
+            || each.loops()
+            || each.is_border()
+            || each.is_return()
     };
     // 0 is the function header
     let end = instructions.iter().skip(1).position(is_end)? + 1;
@@ -160,7 +164,7 @@ impl<M: RemoteMemory> Body<'_, M> {
     fn fetch(&self, position: usize, slot: u32) -> Option<(usize, Instruction)> {
         let before = self.instructions.get(..position)?;
         // 0 is the function header
-        let fills = |&(at, ins): &(usize, &Instruction)| at > 0 && fills(*ins, slot);
+        let fills = |&(at, ins): &(usize, &Instruction)| at > 0 && ins.fills(slot);
         let (at, &fetch) = before.iter().enumerate().rev().find(fills)?;
         if fetch.operand_a() != OperandA::Destination {
             return None;
@@ -177,16 +181,6 @@ impl<M: RemoteMemory> Body<'_, M> {
         let fields = self.mode.fields();
         let back = (u64::from(index) + 1) * u64::from(fields.ref_size);
         read_reference(self.memory, fields, self.k.checked_sub(back)?)
-    }
-}
-
-fn fills(instruction: Instruction, slot: u32) -> bool {
-    match instruction.operand_a() {
-        OperandA::Base => {
-            slot >= instruction.a() && (instruction.op() != op::KNIL || slot <= instruction.d())
-        }
-        OperandA::Destination => slot == instruction.a(),
-        OperandA::Other => false,
     }
 }
 
