@@ -49,6 +49,8 @@ pub struct LuaFile<'a> {
 #[derive(Debug)]
 enum TableState {
     Missing,
+    /// Being built before anybody maps the file, as far as is known: it has no place yet.
+    Begun,
     /// Being built; walks end at its place until it is filled.
     Ordered(TableSlot),
     /// In the kernel's reach, with the words it occupies.
@@ -86,7 +88,11 @@ impl Entry {
     /// Has it a place that nobody would miss?
     fn is_evictable(&self) -> bool {
         // one that is ordered will be filled
-        self.users == 0 && !matches!(self.table, TableState::Missing | TableState::Ordered(_))
+        self.users == 0
+            && !matches!(
+                self.table,
+                TableState::Missing | TableState::Begun | TableState::Ordered(_)
+            )
     }
 }
 
@@ -292,7 +298,7 @@ impl Executables {
             | TableState::Loaded(slot, _)
             | TableState::Refused(slot)
             | TableState::NoRoom(slot, ..) => return Some(*slot),
-            TableState::Missing => {}
+            TableState::Missing | TableState::Begun => {}
         }
         let slot = loop {
             match store.reserve() {
@@ -304,8 +310,22 @@ impl Executables {
                 }
             }
         };
-        self.order(id, slot);
+        match self.entries[id.0].table {
+            TableState::Begun => self.entries[id.0].table = TableState::Ordered(slot),
+            _ => self.order(id, slot),
+        }
         Some(slot)
+    }
+
+    /// Begins to build tables of files that will be mapped, when there is no store yet.
+    pub fn begin_tables(&mut self, files: impl IntoIterator<Item = ExecutableId>) {
+        for id in files {
+            let entry = &mut self.entries[id.0];
+            if matches!(entry.table, TableState::Missing) {
+                entry.table = TableState::Begun;
+                self.builder.order(id, Arc::clone(&entry.file));
+            }
+        }
     }
 
     /// Loads the tables that are finished.
@@ -337,6 +357,9 @@ impl Executables {
         }
         self.has_new_lua |= !built.lua.builds.is_empty();
         self.entries[built.id.0].lua = built.lua.builds;
+        if matches!(self.entries[built.id.0].table, TableState::Begun) {
+            self.table(built.id, store);
+        }
         let TableState::Ordered(slot) = self.entries[built.id.0].table else {
             return;
         };

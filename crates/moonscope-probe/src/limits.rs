@@ -122,6 +122,8 @@ const SMALLEST_LIST: u32 = 64;
 /// in stable kernels too.
 fn allows_value_of(bytes: usize) -> bool {
     let map_type = libbpf_sys::BPF_MAP_TYPE_ARRAY;
+    // more would be filled with zeros for nothing
+    let bytes = bytes.min(Limits::OLD_KERNEL_BYTES + 1);
     // SAFETY: no memory is passed; the result is a new file descriptor or negative.
     let fd = unsafe {
         libbpf_sys::bpf_map_create(map_type, std::ptr::null(), 4, bytes as u32, 1, std::ptr::null())
@@ -161,6 +163,10 @@ pub const KEEP_UNWIND_DATA: std::time::Duration = std::time::Duration::from_secs
 /// more on a machine that is busy with the very program. Until they are there samples are walked from stack copies, in
 /// which there is no Lua; so starting later is better, as long as whoever waits for it does not wonder.
 pub const TABLES_AT_START: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Processes whose files are looked at before the programs are loaded, so that tables are built meanwhile: the first ones,
+/// as those of one service share their files. A look takes some 0.3 ms, and it is looked again later.
+pub const PROCESSES_AHEAD: usize = 16;
 
 /// How long all processes of a machine are looked at before the first tick, those first that use a CPU most. A look takes
 /// some 0.3 ms; whoever was not looked at is when a sample of it comes.

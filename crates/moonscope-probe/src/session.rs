@@ -154,6 +154,13 @@ impl Session {
             what: "cannot watch for new mappings",
             source,
         })?;
+        let mut executables = Executables::new().map_err(|source| ProbeError::Io {
+            what: "cannot start the thread that builds tables",
+            source,
+        })?;
+        if options.program.is_none() {
+            targets::begin_tables(&options.scope, &mut executables);
+        }
         let mut object = Object::load(&settings(options), &limits, &mut collectors)?;
         let handle = |map: &libbpf_rs::MapMut<'_>, name| {
             MapHandle::try_from(map).map_err(|err| ProbeError::Map {
@@ -176,10 +183,6 @@ impl Session {
         } else {
             None
         };
-        let executables = Executables::new().map_err(|source| ProbeError::Io {
-            what: "cannot start the thread that builds tables",
-            source,
-        })?;
         let targets = Targets::new(&options.scope, handle(&maps.targets, "targets")?);
         let intervals = Intervals::new(handle(&maps.shipped_stacks, "shipped_stacks")?);
         let drain = Rc::new(RefCell::new(Drain::new(

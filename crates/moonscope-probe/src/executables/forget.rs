@@ -8,7 +8,7 @@ impl Executables {
     /// programs all day meets thousands.
     pub fn forget_unused(&mut self, store: &mut TableStore, is_needed: impl Fn(ExecutableId) -> bool) {
         self.entries.retain(|id, entry| {
-            let is_being_built = matches!(entry.table, TableState::Ordered(_));
+            let is_being_built = matches!(entry.table, TableState::Begun | TableState::Ordered(_));
             if entry.users > 0 || is_being_built || is_needed(ExecutableId(id)) {
                 return true;
             }
@@ -43,8 +43,8 @@ fn release(table: &mut TableState, store: &mut TableStore) -> bool {
         TableState::Loaded(slot, words) => store.release(slot, words),
         TableState::Refused(slot) | TableState::NoRoom(slot, ..) => store.release(slot, 0..0),
         TableState::Missing => return false,
-        ordered @ TableState::Ordered(_) => {
-            *table = ordered;
+        under_way @ (TableState::Begun | TableState::Ordered(_)) => {
+            *table = under_way;
             return false;
         }
     }

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
-use moonscope_process::{Pid, Process, StartTime, list, process};
+use moonscope_process::{Pid, Process, StartTime, list, process, read_maps};
 use moonscope_unwind::abi;
 
 use super::{Scope, Session};
 use crate::drain::{Change, Drain};
 use crate::error::ProbeError;
-use crate::limits::ALL_AT_START;
+use crate::executables::Executables;
+use crate::generation::code_mappings;
+use crate::limits::{ALL_AT_START, PROCESSES_AHEAD};
 use crate::processes::monotonic_now;
 
 /// How often is looked whether a target has ended without that we were told: the ring buffer was full then.
@@ -35,6 +37,18 @@ enum Reach {
     Named,
     /// Its cgroup, or the map.
     Cgroup,
+}
+
+/// Begins to build the tables that these processes will need, while the programs are loaded.
+pub(super) fn begin_tables(scope: &Scope, executables: &mut Executables) {
+    let (Scope::Processes(pids) | Scope::Cgroup { members: pids, .. }) = scope else {
+        return;
+    };
+    for &pid in pids.iter().take(PROCESSES_AHEAD) {
+        let Ok(maps) = read_maps(pid) else { continue };
+        let found = code_mappings(pid, &maps, executables).mappings;
+        executables.begin_tables(found.iter().filter_map(|mapping| mapping.executable));
+    }
 }
 
 impl Targets {

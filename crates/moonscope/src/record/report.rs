@@ -121,7 +121,8 @@ impl Recording {
     pub fn no_samples(&self) -> Failure {
         let ticks = &self.totals.ticks;
         let seconds = self.recorded.as_secs_f64();
-        if self.ended_by == EndedBy::Target {
+        let lost = self.accounting().lost;
+        if self.ended_by == EndedBy::Target && lost.is_empty() {
             return Failure::new(
                 Code::NoTarget,
                 format!("{} ended before it was sampled", self.target),
@@ -139,11 +140,8 @@ impl Recording {
                 self.events()
             ));
         }
-        if ticks.lost_ring > 0 {
-            return failure.with_remedy(format!(
-                "the ring buffer was full: {} lost",
-                counted(ticks.lost_ring, "sample")
-            ));
+        if let Some(places) = lost_everything(&lost) {
+            return failure.with_remedy(places);
         }
         if !self.has_clock() {
             return failure.with_remedy(format!(
@@ -260,6 +258,15 @@ impl Recording {
     }
 }
 
+/// Why nothing is left of samples that there were, if there were any.
+fn lost_everything(lost: &BTreeMap<String, u64>) -> Option<String> {
+    let places: Vec<String> = lost
+        .iter()
+        .map(|(place, count)| format!("{place} {count}"))
+        .collect();
+    (!places.is_empty()).then(|| format!("every sample was lost: {}", places.join(", ")))
+}
+
 /// The processes that a profile has samples of.
 pub fn sampled(profile: &Profile) -> BTreeSet<Pid> {
     let pid = |labels: &moonscope_profile::LabelSet| match labels.get("pid") {
@@ -299,4 +306,19 @@ fn became(event: &EventTotals) -> String {
         ticks.kept(),
         ticks.lost()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_that_lost_all_samples_says_where() {
+        let lost = BTreeMap::from([("map full".to_owned(), 470), ("ring buffer full".to_owned(), 2)]);
+        assert_eq!(
+            lost_everything(&lost).unwrap(),
+            "every sample was lost: map full 470, ring buffer full 2"
+        );
+        assert_eq!(lost_everything(&BTreeMap::new()), None);
+    }
 }
