@@ -189,6 +189,21 @@ fn root_a_file_as_handler_has_the_phase_that_nginx_is_in() {
     assert!(others.map(|(_, share)| share).sum::<f64>() < 0.01, "{labels:?}");
 }
 
+/// Debian's ngx_lua is stripped, and the function that runs timers is not exported. A request works for 1 ms, its timer for 2.
+#[test]
+fn root_timers_have_their_phase_where_their_handler_has_no_symbol() {
+    if !root() {
+        return;
+    }
+    let Some(nginx) = LuaServer::start("nginx", "/timer") else {
+        return;
+    };
+    let recording = record(&[&nginx.target(), "-d", "3s"]);
+    let labels = shares(&recording.profile.json, "nginx-phase");
+    assert_near("timer", labels["timer"], 2.0 / 3.0);
+    assert_near("content", labels["content"], 1.0 / 3.0);
+}
+
 /// The line of `work.lua` that ends in this comment.
 fn lines(label: &str) -> Vec<u64> {
     let source = std::fs::read_to_string(repository("tests/luajit/nginx/work.lua")).unwrap();

@@ -118,11 +118,8 @@ pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_p
     report
         .problems
         .extend(table.as_ref().err().map(ToString::to_string));
-    report.unwind = table
-        .ok()
-        .flatten()
-        .map(|table| unwind(&table))
-        .unwrap_or_default();
+    let table = table.ok().flatten();
+    report.unwind = table.as_ref().map(unwind).unwrap_or_default();
     let coverage = coverage(executable);
     report.problems.extend(coverage.problems.iter().cloned());
     let elf = match object::File::parse(&**data) {
@@ -155,6 +152,11 @@ pub(super) fn examine(executable: &Executable) -> Result<FileReport, moonscope_p
                 report.debug = Debug::Separate(path.to_string_lossy().into_owned());
             }
         }
+    }
+    if let (Some(ngx_lua), Some(table)) = (&mut report.ngx_lua, &table) {
+        let function_at = |vaddr| table.function_at(vaddr);
+        ngx_lua.names_timers =
+            ngx_lua.names_timers || !moonscope_nginx::timer_handlers(&data, &function_at).is_empty();
     }
     Ok(report)
 }

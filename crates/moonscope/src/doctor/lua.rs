@@ -42,7 +42,7 @@ pub(super) struct LuaInFile {
 /// What names of ngx_lua's functions tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct NgxLua {
-    /// It names the function of timers, which only a file that is not stripped does.
+    /// The function of timers is known: by its symbol, or by what is done with it.
     pub(super) names_timers: bool,
 }
 
@@ -219,7 +219,7 @@ impl NgxLua {
             true => "phases are told by its functions and by the names of inline code",
             false => {
                 "phases are told by the functions that it exports, by those of nginx and by the names of inline code; its \
-                 timers have no phase, except those of APISIX: the function that tells them is not exported"
+                 timers have no phase, except those of APISIX: the function that tells them was not found"
             }
         }
     }

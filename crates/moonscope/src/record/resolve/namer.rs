@@ -22,13 +22,15 @@ pub struct Namer {
 struct Unnamed {
     table: Option<Table>,
     go: Option<GoNames>,
+    /// Functions of ngx_lua that its code tells, where they begin.
+    of_ngx_lua: Vec<(u64, &'static str)>,
 }
 
 /// A function without a symbol.
 pub struct UnnamedFunction {
     /// Where it begins.
     pub start: u64,
-    /// What Go calls it.
+    /// What Go calls it, or the sources of ngx_lua.
     pub name: Option<String>,
 }
 
@@ -54,7 +56,11 @@ impl Namer {
             self.bytes += bytes;
             self.unnamed.insert(file.key().clone(), read);
         }
-        let Unnamed { table, go } = self.unnamed.get(file.key())?;
+        let Unnamed {
+            table,
+            go,
+            of_ngx_lua,
+        } = self.unnamed.get(file.key())?;
         if let Some((start, name)) = go.as_ref().and_then(|go| go.at(vaddr)) {
             return Some(UnnamedFunction {
                 start,
@@ -62,7 +68,11 @@ impl Namer {
             });
         }
         let start = table.as_ref()?.function_at(vaddr)?.start;
-        Some(UnnamedFunction { start, name: None })
+        let name = of_ngx_lua.iter().find(|(at, _)| *at == start);
+        Some(UnnamedFunction {
+            start,
+            name: name.map(|(_, name)| (*name).to_owned()),
+        })
     }
 }
 
@@ -72,6 +82,7 @@ impl Unnamed {
             return Self {
                 table: None,
                 go: None,
+                of_ngx_lua: Vec::new(),
             };
         };
         let table = Table::build(&data, &mut RuleSet::new()).ok().flatten();
@@ -79,6 +90,9 @@ impl Unnamed {
         let is_go = table.as_ref().is_some_and(|table| table.stats.go_functions > 0);
         Self {
             go: is_go.then(|| GoNames::read(&data)).flatten(),
+            of_ngx_lua: table.as_ref().map_or_else(Vec::new, |table| {
+                moonscope_nginx::timer_handlers(&data, &|vaddr| table.function_at(vaddr))
+            }),
             table,
         }
     }
