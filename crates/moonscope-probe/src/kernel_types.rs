@@ -1,5 +1,6 @@
 //! What the running kernel has, by its own type information; and which one it is.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 
 use libbpf_rs::libbpf_sys;
@@ -60,19 +61,44 @@ pub fn preempts_tracepoints() -> bool {
     is_kernel_at_least(7, 0)
 }
 
-/// The types, for as long as the kernel's are in memory.
+/// The kernel's types, in memory: some 8 MiB.
 struct Types(*mut libbpf_sys::btf);
 
+impl Types {
+    fn load() -> Option<Self> {
+        // that there are no types is told when the programs are loaded
+        let printing = libbpf_rs::set_print(None);
+        // SAFETY: no memory is passed; what is given is freed when this is dropped.
+        let types = unsafe { libbpf_sys::btf__load_vmlinux_btf() };
+        libbpf_rs::set_print(printing);
+        (!types.is_null()).then_some(Self(types))
+    }
+}
+
+impl Drop for Types {
+    fn drop(&mut self) {
+        // SAFETY: they were loaded above, and nothing of them is kept.
+        unsafe { libbpf_sys::btf__free(self.0) };
+    }
+}
+
+thread_local! {
+    /// They take some 25 ms to load, and each event has questions.
+    static KEPT: RefCell<Option<Types>> = const { RefCell::new(None) };
+}
+
+/// Frees the memory of the types; they are loaded again when something is asked.
+pub fn forget() {
+    KEPT.take();
+}
+
 fn with_types<T>(look: impl FnOnce(&Types) -> Option<T>) -> Option<T> {
-    // that there are no types is told when the programs are loaded
-    let printing = libbpf_rs::set_print(None);
-    // SAFETY: no memory is passed; what is given is freed below, and nothing of it is kept.
-    let types = Types(unsafe { libbpf_sys::btf__load_vmlinux_btf() });
-    let found = (!types.0.is_null()).then(|| look(&types)).flatten();
-    // SAFETY: as above; NULL is allowed.
-    unsafe { libbpf_sys::btf__free(types.0) };
-    libbpf_rs::set_print(printing);
-    found
+    KEPT.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = Types::load();
+        }
+        look(kept.as_ref()?)
+    })
 }
 
 /// The number of the type of this name.

@@ -23,6 +23,7 @@ use crate::collectors;
 use crate::drain::{Drain, Interval as Which};
 use crate::error::ProbeError;
 use crate::executables::{ExecutableId, Executables};
+use crate::kernel_types;
 use crate::limits::{Limits, TABLES_AT_START};
 use crate::lua::{LuaProcesses, ParentCounts};
 use crate::mmap_watch::MmapWatch;
@@ -162,6 +163,7 @@ impl Session {
             targets::begin_tables(&options.scope, &mut executables);
         }
         let mut object = Object::load(&settings(options), &limits, &mut collectors)?;
+        kernel_types::forget();
         let handle = |map: &libbpf_rs::MapMut<'_>, name| {
             MapHandle::try_from(map).map_err(|err| ProbeError::Map {
                 map: name,
