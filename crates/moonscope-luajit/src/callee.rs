@@ -132,6 +132,18 @@ pub fn handed_over_to(memory: &impl RemoteMemory, layout: &Layout, g: u64, closu
     }
 }
 
+/// The functions that are in variables of enclosing functions of this one.
+pub(crate) fn functions_in_upvalues(memory: &impl RemoteMemory, layout: &Layout, closure: u64) -> Vec<u64> {
+    let heap = Heap { memory, layout, g: 0 };
+    let values = (0..=u32::from(u8::MAX)).map_while(|index| heap.upvalue(closure, index));
+    values
+        .filter_map(|value| match value {
+            Value::Function(function) => Some(function),
+            _ => None,
+        })
+        .collect()
+}
+
 /// The bytecode of a function.
 struct Body<'a, M> {
     memory: &'a M,

@@ -50,15 +50,24 @@ pub struct InlinedFrame {
 impl InlinedFrame {
     /// It is at another instruction of its bytecode.
     fn move_to(&mut self, pc: u64) {
+        let moved = self.position_of(pc);
         if let Some(FrameKind::Lua { pos, .. }) = &mut self.kind {
-            let distance = pc.wrapping_sub(self.pc).cast_signed() / 4;
-            *pos = pos.and_then(|pos| pos.checked_add_signed(distance as i32));
+            *pos = moved;
         }
         self.pc = pc;
     }
 
+    /// The position in its bytecode of another instruction of it; `None` if where it is itself is not known.
+    pub fn position_of(&self, pc: u64) -> Option<u32> {
+        let Some(FrameKind::Lua { pos: Some(pos), .. }) = self.kind else {
+            return None;
+        };
+        let distance = pc.wrapping_sub(self.pc).cast_signed() / 4;
+        pos.checked_add_signed(i32::try_from(distance).ok()?)
+    }
+
     /// It is not known where it is.
-    fn lose_place(&mut self) {
+    pub fn lose_place(&mut self) {
         self.pc = 0;
         if let Some(FrameKind::Lua { pos, .. }) = &mut self.kind {
             *pos = None;
@@ -74,6 +83,8 @@ pub struct Expansion {
     pub frames: Vec<InlinedFrame>,
     /// Calls may be inlined inside the innermost of them at this place.
     pub may_call: bool,
+    /// Where the innermost of them is at the next side exit, if it runs there still: at an address of its bytecode.
+    pub until: Option<u64>,
     /// If so: what it calls around this place, if that is known.
     pub callees: Option<Vec<Source>>,
     /// If the address is behind a call of other code: more may be known by whom that calls.
@@ -115,7 +126,9 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
     let stored = stored.checked_sub(1).and_then(|last| trace.base_stores.get(last));
     let is_moved = stored.is_some_and(|&end| end > u32::from(snapshot.mcofs));
     let frames = |snapshot: &Snapshot| trace.frames.get(snapshot.frames.clone()?);
+    let is_at_snapshot = !is_moved && is_gc_step(trace, offset);
     let raw = match (is_moved, snapshots.get(index + 1)) {
+        (false, _) if is_at_snapshot => frames(snapshot),
         (false, _) => frames(snapshot).and_then(|frames| {
             // the function that jit_base belongs to runs, whatever it calls
             let certain = snapshot.certain.max(1);
@@ -128,13 +141,19 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
         (true, None) => frames(snapshot).and_then(|frames| frames.get(..1)),
     };
     let raw = raw.ok_or(NoExpansion::Inconsistent)?;
+    let until = snapshots.get(index + 1).and_then(frames).and_then(|next| {
+        let same = next.get(next.len().checked_sub(raw.len())?)?;
+        trace.is_same_function(raw.first()?, same).then_some(same.pc)
+    });
     let mut frames: Vec<InlinedFrame> = raw.iter().map(|frame| inlined(trace, frame)).collect();
-    if let Some(innermost) = frames.first_mut().filter(|_| !snapshot.is_placed && !is_moved) {
+    let is_placed = snapshot.is_placed || is_moved || is_at_snapshot;
+    if let Some(innermost) = frames.first_mut().filter(|_| !is_placed) {
         innermost.lose_place();
     }
     Ok(Expansion {
         frames,
-        may_call: snapshot.may_call && !is_moved,
+        may_call: snapshot.may_call && !is_moved && !is_at_snapshot,
+        until,
         callees: snapshot
             .callees
             .clone()
@@ -145,6 +164,15 @@ pub fn expand(trace: &TraceCopy, offset: u64) -> Result<Expansion, NoExpansion> 
         snapshot: u16::try_from(index).unwrap_or(u16::MAX),
         tail_called: snapshot.tail_called && !is_moved,
     })
+}
+
+/// The call at this offset is a step of the garbage collector, which runs before anything that is behind its snapshot: if it
+/// leaves the trace, the interpreter goes on there.
+fn is_gc_step(trace: &TraceCopy, offset: u64) -> bool {
+    let call = trace
+        .calls
+        .binary_search_by_key(&(offset + 1), |call| call.end.into());
+    call.is_ok_and(|at| trace.calls.get(at).is_some_and(|call| call.is_gc_step))
 }
 
 fn start_of(trace: &TraceCopy) -> Expansion {
@@ -158,6 +186,7 @@ fn start_of(trace: &TraceCopy) -> Expansion {
             pc: 0,
         }],
         may_call: true,
+        until: None,
         callees: None,
         called: None,
         precision: Precision::Start,

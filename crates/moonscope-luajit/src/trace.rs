@@ -6,6 +6,8 @@ mod between;
 mod calls;
 mod constants;
 mod guarded_builtins;
+mod ir;
+mod metamethods;
 mod places;
 mod way_calls;
 
@@ -16,6 +18,7 @@ use crate::snapshot::{SnapFrame, decode};
 use base_stores::base_stores;
 pub(crate) use calls::TraceCall;
 use constants::{IrConstants, REF_NIL};
+use ir::Ir;
 use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::ops::Range;
@@ -256,8 +259,9 @@ impl TraceCopy {
         let constants = IrConstants::read(memory, layout.mode, header.ir, header.nk)?;
         copy.read_snapshots(memory, layout, &header, &constants)?;
         copy.read_objects(memory, layout, &constants);
-        copy.read_builtins(memory, &header, &constants);
-        copy.judge(memory, layout, &constants);
+        let ir = Ir::read(memory, header.ir, header.nins);
+        copy.read_builtins(&ir, &constants);
+        copy.judge(memory, layout, &ir, &constants);
         match Header::read(memory, layout, addr) {
             Ok(now) if now == header => Ok(copy),
             _ => Err(TraceError::Changed),
@@ -395,7 +399,7 @@ impl TraceCopy {
     }
 
     /// Finds out what is called through functions that are neither constants nor bytecode.
-    fn read_builtins(&mut self, memory: &impl RemoteMemory, header: &Header, constants: &IrConstants) {
+    fn read_builtins(&mut self, ir: &Ir, constants: &IrConstants) {
         let is_open = |frame: &&SnapFrame| frame.reference != 0 && self.code_at(frame.pc).is_none();
         let open: FxHashSet<u16> = self
             .frames
@@ -404,7 +408,7 @@ impl TraceCopy {
             .map(|frame| frame.reference)
             .collect();
         if !open.is_empty() {
-            self.guarded_builtins = guarded_builtins::find(memory, header.ir, header.nins, &open, constants);
+            self.guarded_builtins = guarded_builtins::find(ir, &open, constants);
         }
     }
 

@@ -70,11 +70,11 @@ fn root_a_c_function_stands_below_the_call_in_compiled_code() {
                 let right =
                     below(&|name, line| name == caller && line.is_some_and(|line| lines.contains(&line)));
                 let marked = below(&|name, _| name == "[inlined frames unknown]");
-                assert!(all > 50, "{variant}: {function} has {all} samples");
+                assert!(all > 20, "{variant}: {function} has {all} samples");
                 assert_eq!(right + marked, all, "{variant}: {function} is not below {caller}");
                 // compiled anew now and then, and until the first look at a trace
                 assert!(
-                    marked * 50 <= all,
+                    marked <= 1 + all / 50,
                     "{variant}: {marked} of {all} of {function} are marked"
                 );
             }

@@ -17,6 +17,8 @@ use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::constants::IrConstants;
+use super::ir::Ir;
+use super::metamethods::Metamethods;
 use super::way_calls::Passed;
 use super::{Snapshot, SureCall, TraceCopy};
 use crate::bytecode::{Instruction, op};
@@ -32,11 +34,21 @@ pub(super) const INSTRUCTION_SIZE: u64 = 4;
 
 impl TraceCopy {
     /// Fills in what is certain behind each snapshot.
-    pub(super) fn judge(&mut self, memory: &impl RemoteMemory, layout: &Layout, constants: &IrConstants) {
+    pub(super) fn judge(
+        &mut self,
+        memory: &impl RemoteMemory,
+        layout: &Layout,
+        ir: &Ir,
+        constants: &IrConstants,
+    ) {
         let Some(mut snapshots) = self.snapshots.take() else {
             return;
         };
         let has_others = self.may_call_lua(memory, layout, constants);
+        let metamethods = match has_others {
+            true => Metamethods::find(memory, layout, ir, constants, &self.taken_over(&snapshots)),
+            false => Metamethods::default(),
+        };
         let mut bytecode = Bytecode {
             memory,
             read: FxHashMap::default(),
@@ -56,6 +68,7 @@ impl TraceCopy {
                         copy: self,
                         here,
                         next,
+                        metamethods: &metamethods,
                     };
                     way.judge(&mut bytecode, layout.mode, has_others)
                 }
@@ -85,6 +98,11 @@ impl TraceCopy {
         }
     }
 
+    /// Are both frames of one function?
+    pub(crate) fn is_same_function(&self, one: &SnapFrame, other: &SnapFrame) -> bool {
+        self.identity(one) == self.identity(other)
+    }
+
     fn identity(&self, frame: &SnapFrame) -> (u64, u64) {
         let proto = self.code_at(frame.pc).map_or(0, |code| code.proto);
         match frame.function {
@@ -93,12 +111,19 @@ impl TraceCopy {
         }
     }
 
+    /// The functions whose frames a side trace has from its parent.
+    fn taken_over(&self, snapshots: &[Snapshot]) -> FxHashSet<u64> {
+        let first = snapshots.first().filter(|_| self.root != 0);
+        let frames = first.and_then(|first| self.frames.get(first.frames.clone()?));
+        frames.into_iter().flatten().map(|frame| frame.function).collect()
+    }
+
     /// Does the trace refer to more than one function of bytecode?
     fn may_call_lua(&self, memory: &impl RemoteMemory, layout: &Layout, constants: &IrConstants) -> bool {
         let mut protos: FxHashSet<u64> = constants.protos.iter().copied().collect();
         protos.insert(self.startpt);
         protos.extend(self.functions.values().filter_map(proto_of));
-        for function in &constants.functions {
+        for (_, function) in &constants.functions {
             if protos.len() > 1 {
                 break;
             }
@@ -136,6 +161,7 @@ pub(super) struct Way<'t> {
     pub(super) copy: &'t TraceCopy,
     pub(super) here: &'t [SnapFrame],
     pub(super) next: &'t [SnapFrame],
+    pub(super) metamethods: &'t Metamethods,
 }
 
 impl Way<'_> {

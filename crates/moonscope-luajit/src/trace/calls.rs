@@ -24,6 +24,8 @@ pub(crate) struct TraceCall {
     pub end: u32,
     /// The function that is called; 0 if the code does not tell.
     pub function: u64,
+    /// It is a step of the garbage collector, which is where a snapshot is: where the trace begins, or its loop.
+    pub is_gc_step: bool,
 }
 
 /// All calls in the machine code at `mcode`, ascending. A function that is too far away for a call instruction is loaded into
@@ -31,9 +33,13 @@ pub(crate) struct TraceCall {
 pub(super) fn calls(code: &[u8], mcode: u64) -> Vec<TraceCall> {
     let mut registers = Constants::default();
     let mut found = Vec::new();
+    let mut around = 0;
     for insn in Decoder::with_ip(64, code, mcode, DecoderOptions::NONE) {
         if insn.mnemonic() != Mnemonic::Call {
             registers.note(&insn);
+            if insn.mnemonic() == Mnemonic::Jb {
+                around = insn.near_branch_target();
+            }
             continue;
         }
         let function = match insn.op0_kind() {
@@ -42,7 +48,15 @@ pub(super) fn calls(code: &[u8], mcode: u64) -> Vec<TraceCall> {
             _ => 0,
         };
         let end = u32::try_from(insn.next_ip().wrapping_sub(mcode)).unwrap_or(u32::MAX);
-        found.push(TraceCall { end, function });
+        found.push(TraceCall {
+            end,
+            function,
+            is_gc_step: is_gc_step(
+                code.get(end as usize..).unwrap_or_default(),
+                insn.next_ip(),
+                around,
+            ),
+        });
         if found.len() == MAX_CALLS {
             break;
         }
@@ -51,6 +65,17 @@ pub(super) fn calls(code: &[u8], mcode: u64) -> Vec<TraceCall> {
         }
     }
     found
+}
+
+/// What is behind the call of `lj_gc_step_jit`: an exit if objects must be as the interpreter has them, and the place to which
+/// a jump leads `around` the call if there is nothing to collect yet (`asm_gc_check`, lj_asm_x86.h).
+fn is_gc_step(behind: &[u8], ip: u64, around: u64) -> bool {
+    let mut decoder = Decoder::with_ip(64, behind, ip, DecoderOptions::NONE);
+    let (test, exit) = (decoder.decode(), decoder.decode());
+    test.mnemonic() == Mnemonic::Test
+        && [test.op0_register(), test.op1_register()] == [Register::EAX; 2]
+        && exit.mnemonic() == Mnemonic::Jne
+        && exit.next_ip() == around
 }
 
 /// The constants in registers.
@@ -129,6 +154,21 @@ mod tests {
             functions(&[&hoisted, &[0xe8, 0, 0, 0, 0], &[0xff, 0xd3]]),
             [(15, MCODE + 15), (17, FAR)]
         );
+    }
+
+    #[test]
+    fn a_step_of_the_garbage_collector_is_jumped_around_and_may_leave_the_trace() {
+        let jump = |distance: u8| [0x72, distance];
+        let call = [0xe8, 0, 1, 0, 0];
+        let test = [0x85, 0xc0];
+        let exit = [0x0f, 0x85, 0, 2, 0, 0];
+        let is_step = |code: &[&[u8]]| calls(&code.concat(), MCODE).last().unwrap().is_gc_step;
+        assert!(is_step(&[&jump(13), &call, &test, &exit, &[0x90]]));
+        // it leads elsewhere; no jump; the result is not tested; another call before
+        assert!(!is_step(&[&jump(7), &call, &test, &exit, &[0x90]]));
+        assert!(!is_step(&[&call, &test, &exit, &[0x90]]));
+        assert!(!is_step(&[&jump(13), &call, &[0x85, 0xc9], &exit, &[0x90]]));
+        assert!(!is_step(&[&jump(18), &call, &call, &exit]));
     }
 
     #[test]

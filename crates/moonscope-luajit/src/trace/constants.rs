@@ -9,15 +9,17 @@ use moonscope_process::RemoteMemory;
 /// `REF_BIAS`: IR constants are numbered downwards from it.
 const REF_BIAS: u32 = 0x8000;
 /// `REF_NIL`: a constant that every trace has, whose opcode is `IR_KPRI`. What `IR_KGC` and `IR_KNULL`
-/// are follows from it (`IRDEF` in lj_ir.h: KPRI, KINT, KGC, KPTR, KKPTR, KNULL, KNUM, KINT64).
+/// are follows from it (`IRDEF` in lj_ir.h: KPRI, KINT, KGC, KPTR, KKPTR, KNULL, KNUM, KINT64, KSLOT).
 pub(super) const REF_NIL: u32 = REF_BIAS - 1;
 const KINT_AFTER_KPRI: u8 = 1;
 const KGC_AFTER_KPRI: u8 = 2;
 const KNULL_AFTER_KPRI: u8 = 5;
+const KSLOT_AFTER_KPRI: u8 = 8;
 /// Types of constants (`IRTDEF` in lj_ir.h).
 const IRT_TYPE: u8 = 0x1f;
 const IRT_PROTO: u8 = 7;
-const IRT_FUNC: u8 = 8;
+pub(super) const IRT_FUNC: u8 = 8;
+const IRT_STR: u8 = 4;
 const IRT_INT: u8 = 19;
 /// Types whose constants take two IR slots (`IRT_IS64`): light user data, P64, NUM, I64, U64; in GC64 nil
 /// and all objects too.
@@ -36,8 +38,8 @@ pub(super) struct IrConstants {
     kgc: u8,
     /// Prototypes among them: a trace keeps alive those that it inlined.
     pub(super) protos: Vec<u64>,
-    /// Functions among them, of all kinds.
-    pub(super) functions: Vec<u64>,
+    /// Functions among them, of all kinds, with their numbers.
+    pub(super) functions: Vec<(u16, u64)>,
 }
 
 impl IrConstants {
@@ -63,13 +65,14 @@ impl IrConstants {
         let (_, kpri) = constants.kind(REF_NIL).ok_or(TraceError::NotATrace)?;
         constants.kgc = kpri.wrapping_add(KGC_AFTER_KPRI);
         let knull = kpri.wrapping_add(KNULL_AFTER_KPRI);
-        constants.protos = constants.objects_of(IRT_PROTO, knull);
+        let protos = constants.objects_of(IRT_PROTO, knull);
+        constants.protos = protos.into_iter().map(|(_, proto)| proto).collect();
         constants.functions = constants.objects_of(IRT_FUNC, knull);
         Ok(constants)
     }
 
-    /// The objects of a type. Walks the constants upwards, over the second slots of wide ones (as `gc_traverse_trace` does).
-    fn objects_of(&self, wanted: u8, knull: u8) -> Vec<u64> {
+    /// The objects of a type, with their numbers. Walks the constants upwards, over the second slots of wide ones (as `gc_traverse_trace` does).
+    fn objects_of(&self, wanted: u8, knull: u8) -> Vec<(u16, u64)> {
         let is64 = match self.mode {
             GcMode::Gc64 => IS64_GC64,
             GcMode::Gc32 => IS64_GC32,
@@ -79,7 +82,7 @@ impl IrConstants {
         while at < REF_BIAS - 3 && objects.len() < MAX_OBJECTS {
             let Some((kind, op)) = self.kind(at) else { break };
             if kind == wanted && op == self.kgc {
-                objects.extend(self.object(at));
+                objects.extend(self.object(at).map(|object| (at as u16, object)));
             }
             at += 1;
             if is64 >> kind & 1 != 0 && op != knull {
@@ -87,6 +90,26 @@ impl IrConstants {
             }
         }
         objects
+    }
+
+    /// The string that a constant is, or under which something is in a table (`KSLOT`).
+    pub(super) fn string(&self, reference: u16) -> Option<u64> {
+        let kslot = self
+            .kgc
+            .wrapping_sub(KGC_AFTER_KPRI)
+            .wrapping_add(KSLOT_AFTER_KPRI);
+        let mut reference = u32::from(reference);
+        if self.kind(reference)?.1 == kslot {
+            let offset = reference.checked_sub(self.first)? as usize * IR_SIZE;
+            reference = number::<2>(&self.bytes, offset)? as u32;
+        }
+        let is_string = self.kind(reference)? == (IRT_STR, self.kgc);
+        is_string.then(|| self.object(reference))?
+    }
+
+    /// The function that a constant is.
+    pub(super) fn function_at(&self, reference: u16) -> Option<u64> {
+        Constants::function(self, reference)
     }
 
     /// The value of a `KINT`, in place of its operands.

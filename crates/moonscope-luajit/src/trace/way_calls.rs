@@ -88,9 +88,9 @@ impl Way<'_> {
         };
         let on_way = passed_code(Code(instructions), one, other);
         let calls = |at: &usize| {
-            instructions
-                .get(*at)
-                .is_some_and(|each| each.calls() == Calls::Function)
+            instructions.get(*at).is_some_and(|each| {
+                each.calls() == Calls::Function || self.metamethods.may_be_called_by(*each)
+            })
         };
         let mut sources = Vec::new();
         for at in on_way.into_iter().filter(calls) {

@@ -139,10 +139,16 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
                 closure,
             } => {
                 match self.expansion.take() {
-                    Some(expansion) if is_of(&expansion, proto) => {
+                    Some(mut expansion) if is_of(&expansion, proto) => {
                         let at_call = self.frames_at_call(&expansion, closure);
                         if at_call.is_none() && expansion.may_call && self.may_call_lua(&expansion, closure) {
                             self.may_lack_inlined();
+                            // who calls what is missing would be taken to do it there
+                            if !self.stays_in_line(&expansion)
+                                && let Some(innermost) = expansion.frames.first_mut()
+                            {
+                                innermost.lose_place();
+                            }
                         }
                         self.unfold(at_call.as_deref().unwrap_or(&expansion.frames), (proto, print));
                     }
@@ -293,6 +299,25 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
             return true;
         };
         lua.process.may_be_lua(g, closure, callees)
+    }
+
+    /// Is the innermost function at the same line up to the next side exit?
+    fn stays_in_line(&mut self, expansion: &Expansion) -> bool {
+        let (Some(innermost), Some(until)) = (expansion.frames.first(), expansion.until) else {
+            return false;
+        };
+        let Some(FrameKind::Lua { proto, pos }) = innermost.kind else {
+            return true;
+        };
+        let (g, end) = (self.g, innermost.position_of(until));
+        let Some(lua) = &mut self.lua else { return false };
+        let mut line = |position| {
+            let place = lua
+                .process
+                .place(g, (proto, 0), (position, lua.at), lua.functions);
+            place.map(|place| place.line)
+        };
+        line(pos) == line(end)
     }
 
     /// The frames that compiled code runs, of which the outermost is on the Lua stack.
