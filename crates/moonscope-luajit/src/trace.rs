@@ -83,7 +83,7 @@ pub(crate) struct Snapshot {
     pub may_call: bool,
     /// Of [`TraceCopy::callees`]: all that the innermost of them calls on the way, if that is known.
     pub callees: Option<Range<usize>>,
-    /// Of [`TraceCopy::sure_calls`]: what the innermost function of the next snapshot calls on the way there, for certain.
+    /// Of [`TraceCopy::sure_calls`]: what is called for certain on the way to the next one.
     pub sure_calls: Range<usize>,
     /// Where the innermost of those frames is, is known.
     pub is_placed: bool,
@@ -96,6 +96,17 @@ pub struct SureCall {
     pub source: Source,
     /// The instruction that calls; `None` if it may be one of several.
     pub pc: Option<u64>,
+    /// Which function calls.
+    pub(crate) by: Caller,
+}
+
+/// Of two snapshots, whose innermost function is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// That of the first one, which returns before the second.
+    First,
+    /// That of the second one.
+    Second,
 }
 
 /// A trace that does not need the process any more.

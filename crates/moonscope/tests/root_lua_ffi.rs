@@ -10,11 +10,12 @@ use common::lua::lua_hosts;
 use common::{Program, Sample, record_at, repository, root};
 
 /// C functions, and who calls them, in forms that OpenResty's own library has.
-const CALLERS: [(&str, &str); 4] = [
+const CALLERS: [(&str, &str); 5] = [
     ("memfrob", "direct"),
     ("swab", "wrapped"),
     ("strverscmp", "variable"),
     ("argz_count", "branches"),
+    ("wcsspn", "returning"),
 ];
 
 /// The C library has some of its functions under a second name with underscores.

@@ -4,7 +4,8 @@
 --   host ffi.lua SECONDS
 --
 -- memfrob: direct; swab: wrapped (by a function that hands over with a tail call, and is not on the stack then);
--- strverscmp: variable; argz_count: branches; envz_entry: shared, a quarter of it below `quarter`.
+-- strverscmp: variable; argz_count: branches; wcsspn: returning (with no side exit behind the call); envz_entry: shared, a
+-- quarter of it below `quarter`.
 local ffi = require "ffi"
 
 ffi.cdef [[
@@ -12,6 +13,7 @@ void *memfrob(void *s, size_t n);
 void swab(const void *from, void *to, ssize_t n);
 int strverscmp(const char *s1, const char *s2);
 size_t argz_count(const char *argz, size_t len);
+size_t wcsspn(const int *s, const int *accept);
 char *envz_entry(const char *envz, size_t len, const char *name);
 ]]
 
@@ -26,6 +28,12 @@ local words = ffi.new("char[?]", SIZE)
 for i = 0, SIZE - 1, 4 do
     ffi.copy(words + i, "abc", 3)
 end
+
+local wide = ffi.new("int[?]", SIZE / 2 + 1)
+for i = 0, SIZE / 2 - 1 do
+    wide[i] = 0x31
+end
+local one = ffi.new("int[2]", { 0x31, 0 })
 
 local function checked(size)
     if type(size) ~= "number" then
@@ -83,6 +91,13 @@ local function quarter(n)
     ffi.C.envz_entry(words, n, "none") -- @quarter
 end
 
+local function returning(n)
+    if n < 0 then
+        return
+    end
+    ffi.C.wcsspn(wide, one) -- @returning
+end
+
 local function shared(n)
     quarter(n)
     ffi.C.envz_entry(words, n, "none") -- @shared
@@ -94,6 +109,7 @@ end
 local function outer(count)
     local sum = 0
     for _ = 1, count do
+        returning(SIZE)
         sum = sum + direct(SIZE) + wrapped(SIZE) + variable(SIZE) + branches("text", SIZE) + shared(SIZE)
     end
     return sum

@@ -5,7 +5,7 @@
 //! too, there would be two.
 
 use super::{InlinedFrame, inlined};
-use crate::trace::{SureCall, TraceCall, TraceCopy};
+use crate::trace::{Caller, Snapshot, SureCall, TraceCall, TraceCopy};
 
 /// What an address behind a call means if one of these calls is the one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub struct Called {
     others: Vec<u64>,
     /// The calls that run here for certain, and where they are.
     pub calls: Vec<SureCall>,
-    /// Like [`Expansion::frames`]; the innermost is at one of the calls.
-    pub frames: Vec<InlinedFrame>,
+    /// Like [`Expansion::frames`], of the first snapshot and of the second: the innermost of one of them is at the call.
+    frames: [Vec<InlinedFrame>; 2],
 }
 
 impl Called {
@@ -27,9 +27,18 @@ impl Called {
         may_be(self.function) && !self.others.iter().any(|other| may_be(*other))
     }
 
+    /// Who calls, and those that called it; the innermost has the place of a snapshot still.
+    pub fn callers(&self, call: &SureCall) -> &[InlinedFrame] {
+        let [first, second] = &self.frames;
+        match call.by {
+            Caller::First => first,
+            Caller::Second => second,
+        }
+    }
+
     /// The frames, if this is the call.
     pub fn at(&self, call: &SureCall) -> Vec<InlinedFrame> {
-        let mut frames = self.frames.clone();
+        let mut frames = self.callers(call).to_vec();
         if let Some(innermost) = frames.first_mut() {
             match call.pc {
                 Some(pc) => innermost.move_to(pc),
@@ -58,11 +67,14 @@ pub(super) fn called(trace: &TraceCopy, index: usize, offset: u64) -> Option<Cal
         .find(|call| u64::from(call.end) == offset + 1)?;
     let others = |other: &&TraceCall| within.contains(&other.end) && other.end != call.end;
     let others = trace.calls.iter().filter(others).map(|other| other.function);
-    let frames = trace.frames.get(next.frames.clone()?)?;
+    let frames = |snapshot: &Snapshot| {
+        let frames = trace.frames.get(snapshot.frames.clone()?)?;
+        Some(frames.iter().map(|frame| inlined(trace, frame)).collect())
+    };
     Some(Called {
         function: call.function,
         others: others.collect(),
         calls: calls.to_vec(),
-        frames: frames.iter().map(|frame| inlined(trace, frame)).collect(),
+        frames: [frames(here)?, frames(next)?],
     })
 }

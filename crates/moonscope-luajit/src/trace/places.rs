@@ -6,6 +6,9 @@
 
 use crate::bytecode::{Calls, Instruction, op};
 
+/// Returns of one function to which all ways are followed.
+const MAX_RETURNS: usize = 16;
+
 /// What is behind it does not follow it: returns, tail calls and jumps.
 fn leaves(instruction: Instruction) -> bool {
     instruction.is_return()
@@ -34,6 +37,22 @@ impl Code<'_> {
     pub(super) fn starts(&self, place: usize) -> Vec<usize> {
         let taken = self.comparisons(place).map(|(_, taken)| taken);
         taken.chain(self.itself(place)).collect()
+    }
+
+    /// The returns that code may come to from one of these places; `None` if they are many.
+    pub(super) fn returns(&self, starts: &[usize]) -> Option<Vec<usize>> {
+        let mut found = Vec::new();
+        for &start in starts {
+            let reached = self.reached(start, self.0.len(), &|_| false)?;
+            let at = (start..).zip(reached).filter(|(_, is_reached)| *is_reached);
+            found.extend(
+                at.map(|(at, _)| at)
+                    .filter(|at| self.at(*at).is_some_and(Instruction::is_return)),
+            );
+        }
+        found.sort_unstable();
+        found.dedup();
+        (found.len() <= MAX_RETURNS).then_some(found)
     }
 
     /// The place itself, if there can be a snapshot: behind a call or a store, at a comparison or in a loop.

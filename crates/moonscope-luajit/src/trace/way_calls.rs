@@ -5,9 +5,9 @@
 
 use moonscope_process::RemoteMemory;
 
-use super::SureCall;
 use super::between::{Bytecode, INSTRUCTION_SIZE, Way, index};
 use super::places::{Code, Ways};
+use super::{Caller, SureCall};
 use crate::bytecode::Calls;
 use crate::callee::Source;
 use crate::layout::GcMode;
@@ -23,18 +23,38 @@ pub(super) enum Passed {
 }
 
 impl Way<'_> {
-    /// What the innermost function of the second snapshot calls on this way, whichever branches it takes.
+    /// What is called on this way, whichever branches are taken: by the innermost function of the second snapshot, and by that of
+    /// the first if it returns.
     pub(super) fn sure_calls(
         &self,
         bytecode: &mut Bytecode<'_, impl RemoteMemory>,
         mode: GcMode,
     ) -> Vec<SureCall> {
         let memory = bytecode.memory;
-        let found = self.next.first().and_then(|next| {
-            let (proto, instructions) = bytecode.around(self.copy, next.pc)?;
+        let mut found = Vec::new();
+        for by in [Caller::First, Caller::Second] {
+            let frames = match by {
+                // it has returned if it is not among the others
+                Caller::First if self.common() == self.here.len() => continue,
+                Caller::First => self.here,
+                Caller::Second => self.next,
+            };
+            let function = frames.first().and_then(|frame| {
+                let (proto, instructions) = bytecode.around(self.copy, frame.pc)?;
+                Some((frame.pc, proto, instructions))
+            });
+            let Some((pc, proto, instructions)) = function else {
+                continue;
+            };
             let code = Code(instructions);
-            let starts = self.starts_in(proto, code)?;
-            let ways = Ways::new(code, &starts, &code.ends(index(proto, next.pc)?))?;
+            let ways = index(proto, pc).and_then(|at| match by {
+                Caller::First => {
+                    let starts = code.starts(at);
+                    Ways::new(code, &starts, &code.returns(&starts)?)
+                }
+                Caller::Second => Ways::new(code, &self.starts_in(proto, code)?, &code.ends(at)),
+            });
+            let Some(ways) = ways else { continue };
             let mut calls: Vec<(Source, Vec<usize>)> = Vec::new();
             for at in ways.calls() {
                 let Some(source) = Source::of_call(memory, mode, proto, (instructions, at)) else {
@@ -47,16 +67,16 @@ impl Way<'_> {
             }
             calls.retain(|(_, places)| ways.lead_through(places));
             let pc = |at: usize| proto.bytecode + at as u64 * INSTRUCTION_SIZE;
-            let calls = calls.into_iter().map(|(source, places)| SureCall {
+            found.extend(calls.into_iter().map(|(source, places)| SureCall {
                 source,
                 pc: match places.as_slice() {
                     [only] => Some(pc(*only)),
                     _ => None,
                 },
-            });
-            Some(calls.collect())
-        });
-        found.unwrap_or_default()
+                by,
+            }));
+        }
+        found
     }
 
     /// Where the innermost function of the second snapshot may begin on the way.

@@ -281,9 +281,11 @@ impl<L: Fn(&WalkFrame, Option<&WalkFrame>) -> RawFrame> Splicer<'_, L> {
     /// Where compiled code is that has called a C function, if nothing but one call of its bytecode can have done that.
     fn frames_at_call(&mut self, expansion: &Expansion, closure: Option<u64>) -> Option<Vec<InlinedFrame>> {
         let called = expansion.called.as_ref()?;
-        let closure = innermost_closure(&called.frames, closure)?;
         let (g, lua) = (self.g, self.lua.as_mut()?);
         let is_it = |call: &&SureCall| {
+            let Some(closure) = innermost_closure(called.callers(call), closure) else {
+                return false;
+            };
             let function = lua.process.called_c(g, closure, &call.source);
             function.is_some_and(|function| called.is_call_of(function))
         };
