@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::time::Instant;
 
-use moonscope_luajit::{ScanBudget, VmText, Window, decode_layout, find_vms, scan, traces};
+use moonscope_luajit::heap::{Census, Collector, HeapBudget, HeapLayout, Holders, Kind, Names, Spending};
+use moonscope_luajit::{Layout, ScanBudget, VmText, Window, decode_layout, find_vms, scan, traces};
 use moonscope_process::{Mapping, ProcessMemory, read_maps};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -92,10 +93,63 @@ fn process(pid: u32) -> Result<(), Box<dyn Error>> {
                     found.g,
                     traces::settle(&memory, found.g, &layout)
                 );
+                heap(&memory, found.g, &layout);
             }
         }
     }
     Ok(())
+}
+
+fn heap(memory: &ProcessMemory, g: u64, layout: &Layout) {
+    let heap = match HeapLayout::find(memory, g, layout) {
+        Ok(heap) => heap,
+        Err(err) => return println!("{err}"),
+    };
+    println!("{:?}", Collector::read(memory, &heap));
+    let start = Instant::now();
+    let mut no_words = |_| {};
+    let mut spending = Spending::new(HeapBudget::default(), &mut no_words);
+    match Holders::find(memory, &heap, Names::OfCode, &mut spending) {
+        Ok(found) => {
+            let large = found
+                .all
+                .iter()
+                .filter(|holder| holder.held_bytes * 200 > found.bytes);
+            for holder in large {
+                let mut name = holder.name.clone();
+                let mut parent = holder.parent;
+                while let Some(of) = parent.and_then(|parent| found.all.get(parent)) {
+                    name.insert_str(0, &of.name);
+                    parent = of.parent;
+                }
+                println!("{} {} {name}", holder.held_bytes, holder.count);
+            }
+            println!(
+                "{} bytes {} torn {:?} in {:?}",
+                found.bytes,
+                found.torn,
+                found.end,
+                start.elapsed()
+            );
+        }
+        Err(err) => println!("{err}"),
+    }
+    let start = Instant::now();
+    match Census::take(memory, &heap, HeapBudget::default(), &mut |_| {}) {
+        Ok(census) => {
+            for kind in Kind::ALL {
+                println!("{}: {:?}", kind.as_str(), census.of(kind));
+            }
+            let (torn, end) = (census.torn(), census.end);
+            println!(
+                "{:?} unexplained {} torn {torn} {end:?}",
+                census.own,
+                census.unexplained()
+            );
+            println!("{:?} in {:?}", census.total, start.elapsed());
+        }
+        Err(err) => println!("{err}"),
+    }
 }
 
 /// What to add to an address of the file to get that of the process.

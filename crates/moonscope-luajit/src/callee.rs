@@ -6,6 +6,7 @@
 //! lj_ctype.h.
 
 use crate::bytecode::{Calls, Instruction, OperandA, op};
+use crate::ctypes::{CT_ATTRIB, CT_FUNC, CT_PTR, CT_SHIFT, CT_TYPEDEF, CTypes, MAX_TYPES};
 use crate::layout::{GcMode, Layout};
 use crate::object::{Function, ProtoCode, number, read_reference};
 use crate::value::{Value, table_value};
@@ -19,17 +20,8 @@ const MAX_COPIES: u32 = 8;
 const CLIB: u64 = 2;
 /// Behind the type byte: `GCudata.udtype`, `GCcdata.ctypeid`.
 const KIND_AFTER_GCT: u16 = 1;
-/// `CT_PTR`, `CT_FUNC`, `CT_TYPEDEF`, `CT_ATTRIB`, and where they stand in `CType.info`, whose lower half is another type.
-const CT_SHIFT: u32 = 28;
-const CT_PTR: u32 = 2;
-const CT_FUNC: u32 = 6;
-const CT_TYPEDEF: u32 = 7;
-const CT_ATTRIB: u32 = 8;
 /// Instructions of a function that hands over: `CALLT` takes at most 255 arguments.
 const MAX_HANDING_OVER: u32 = 1024;
-/// Types of types that are followed.
-const MAX_TYPES: u32 = 8;
-
 /// Where a called function comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -256,10 +248,10 @@ impl<M: RemoteMemory> Heap<'_, M> {
         let mut head = [0; 24];
         self.memory.read_exact(cdata, &mut head).ok()?;
         let mut id = number::<2>(&head, usize::from(fields.gct + KIND_AFTER_GCT))? as u32;
-        let types = CTypes::read(self)?;
+        let types = CTypes::read(self.memory, self.layout, self.g)?;
         let mut was_pointer = false;
         for _ in 0..MAX_TYPES {
-            let info = types.info(self, id)?;
+            let info = types.info(self.memory, id)?;
             match info >> CT_SHIFT {
                 // the header is as large as two references
                 CT_FUNC => return number::<8>(&head, 2 * usize::from(fields.ref_size)),
@@ -270,40 +262,6 @@ impl<M: RemoteMemory> Heap<'_, M> {
             id = info & 0xffff;
         }
         None
-    }
-}
-
-/// The table of C types (`CTState`, lj_ctype.h).
-struct CTypes {
-    table: u64,
-    top: u32,
-    size: u64,
-}
-
-impl CTypes {
-    /// `global_State.ctype_state` stands behind `jit_base`; it is there once the program has used the FFI.
-    fn read(heap: &Heap<'_, impl RemoteMemory>) -> Option<Self> {
-        let fields = heap.layout.fields();
-        let at = u64::from(heap.layout.build.jit_base) + u64::from(fields.ref_size);
-        let state = heap.reference(heap.g.checked_add(at)?)?;
-        // tab, top, sizetab, L, g
-        let mut head = [0; 32];
-        heap.memory.read_exact(state, &mut head).ok()?;
-        let is_it = number::<8>(&head, 24)? == heap.g;
-        is_it.then_some(Self {
-            table: number::<8>(&head, 0)?,
-            top: number::<4>(&head, 8)? as u32,
-            // info, size, sib, next, name
-            size: if fields.ref_size == 8 { 24 } else { 16 },
-        })
-    }
-
-    fn info(&self, heap: &Heap<'_, impl RemoteMemory>, id: u32) -> Option<u32> {
-        if id >= self.top {
-            return None;
-        }
-        let at = self.table.checked_add(u64::from(id) * self.size)?;
-        heap.memory.read_u32(at).ok()
     }
 }
 

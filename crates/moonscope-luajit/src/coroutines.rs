@@ -8,11 +8,12 @@
 use std::time::{Duration, Instant};
 
 use moonscope_process::RemoteMemory;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::layout::{GcMode, Layout};
 use crate::lua_state::LuaState;
-use crate::object::{number, reference_at};
+use crate::object::reference_at;
+use crate::pages::Pages;
 use crate::value::{Value, gct};
 use crate::vms;
 
@@ -23,7 +24,6 @@ const HEADS: u64 = 0x48;
 const PROBE: usize = 64;
 /// How often a list that changed under our eyes is read.
 const TRIES: usize = 3;
-const PAGE: u64 = 4096;
 /// Pages kept in our memory while a list is followed: 64 MiB.
 const MAX_PAGES: usize = 1 << 14;
 /// Objects between two looks at the clock.
@@ -131,11 +131,8 @@ pub fn coroutines(memory: &impl RemoteMemory, g: u64, layout: &Layout, budget: L
     let mut bytes = 0;
     for _ in 0..TRIES {
         let mut list = List {
-            pages: Pages {
-                memory,
-                pages: FxHashMap::default(),
-                bytes,
-            },
+            pages: Pages::new(memory, MAX_PAGES),
+            bytes,
             layout,
             main,
             budget,
@@ -148,7 +145,7 @@ pub fn coroutines(memory: &impl RemoteMemory, g: u64, layout: &Layout, budget: L
                 all.found.push(thread);
             }
         });
-        bytes = list.pages.bytes;
+        bytes += list.pages.bytes();
         all.objects = all.objects.max(objects);
         if all.end != ListEnd::Changed {
             break;
@@ -159,6 +156,8 @@ pub fn coroutines(memory: &impl RemoteMemory, g: u64, layout: &Layout, budget: L
 
 struct List<'a, M> {
     pages: Pages<'a, M>,
+    /// Bytes that were read before.
+    bytes: u64,
     layout: &'a Layout,
     main: u64,
     budget: ListBudget,
@@ -169,7 +168,7 @@ impl<M: RemoteMemory> List<'_, M> {
     /// The head is the first word that leads to objects: `gc.sweep` and `gc.gray`, which may as well, are behind it.
     fn head(&mut self, g: u64) -> Option<u64> {
         let mut bytes = [0; HEADS as usize];
-        self.pages.memory.read_exact(g, &mut bytes).ok()?;
+        self.pages.memory().read_exact(g, &mut bytes).ok()?;
         let fields = self.layout.fields();
         let words = (0..HEADS as u16).step_by(usize::from(fields.ref_size).max(1));
         words
@@ -199,7 +198,7 @@ impl<M: RemoteMemory> List<'_, M> {
             *objects += 1;
             let is_late = || self.deadline.is_some_and(|deadline| Instant::now() > deadline);
             if *objects >= self.budget.objects
-                || self.pages.bytes >= self.budget.bytes
+                || self.bytes + self.pages.bytes() >= self.budget.bytes
                 || (objects.is_multiple_of(CLOCK_STEP) && is_late())
             {
                 return ListEnd::Budget;
@@ -224,40 +223,6 @@ impl<M: RemoteMemory> List<'_, M> {
         };
         let kind = self.pages.byte(at.checked_add(fields.gct.into())?)?;
         (FIRST..=gct::USERDATA).contains(&kind).then_some((next, kind))
-    }
-}
-
-/// Pages of the process, each read once: neighbours on the list are neighbours in memory, as a rule.
-struct Pages<'a, M> {
-    memory: &'a M,
-    pages: FxHashMap<u64, Vec<u8>>,
-    bytes: u64,
-}
-
-impl<M: RemoteMemory> Pages<'_, M> {
-    fn page(&mut self, start: u64) -> Option<&[u8]> {
-        if !self.pages.contains_key(&start) {
-            if self.pages.len() >= MAX_PAGES {
-                self.pages.clear();
-            }
-            let mut page = vec![0; PAGE as usize];
-            let read = self.memory.read(start, &mut page).ok()?;
-            page.truncate(read);
-            self.bytes += PAGE;
-            self.pages.insert(start, page);
-        }
-        self.pages.get(&start).map(Vec::as_slice)
-    }
-
-    /// 8 bytes at a multiple of 8, which never cross a page.
-    fn word(&mut self, at: u64) -> Option<u64> {
-        let offset = at % PAGE;
-        number::<8>(self.page(at - offset)?, offset as usize)
-    }
-
-    fn byte(&mut self, at: u64) -> Option<u8> {
-        let offset = at % PAGE;
-        self.page(at - offset)?.get(offset as usize).copied()
     }
 }
 

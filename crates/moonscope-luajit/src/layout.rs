@@ -89,6 +89,37 @@ pub struct Fields {
     pub gc_grayagain: u16,
     /// From `gc.total` to `gc.estimate`: as large as `gc.total`.
     pub gc_estimate: u16,
+    /// From `gc.total` to `gc.root`: reference to the newest of all objects but strings.
+    pub gc_root: u16,
+    /// From `gc.total` to `gc.mmudata`: reference to the last of a circle of objects that are to be finalized.
+    pub gc_mmudata: u16,
+    /// From `gc.total` to `gc.debt`, right before `gc.estimate` and as large.
+    pub gc_debt: u16,
+    /// From `gc.total` to `gc.stepmul`, behind which is `gc.pause`; 4 bytes each.
+    pub gc_stepmul: u16,
+    /// `sizeof(GCState)` in builds without `lightudseg`, an address of as many bytes as a reference that is its last field
+    /// since 2020-09.
+    pub gc_size: u16,
+    /// `lua_State.openupval`: reference to the first of its open upvalues, which are on no other list.
+    pub l_openupval: u16,
+    /// `lua_State.stacksize`: slots; 4 bytes.
+    pub l_stacksize: u16,
+    /// `sizeof(GCupval)`.
+    pub uv_size: u16,
+    /// `GCudata.len`: 4 bytes.
+    pub ud_len: u16,
+    /// `sizeof(GCcdata)`: its content follows.
+    pub cd_size: u16,
+    /// `sizeof(CType)`.
+    pub ctype_size: u16,
+    /// `GCtab.colo`: 1 byte, signed; how many slots of the array were allocated behind the table, negative once it has another.
+    pub tab_colo: u16,
+    /// `GCtab.array`: address of the array part.
+    pub tab_array: u16,
+    /// `GCtab.asize`: 4 bytes.
+    pub tab_asize: u16,
+    /// `sizeof(GCtab)`.
+    pub tab_size: u16,
 }
 
 const GC64: Fields = Fields {
@@ -128,6 +159,21 @@ const GC64: Fields = Fields {
     gc_currentwhite: 0x10,
     gc_grayagain: 0x30,
     gc_estimate: 0x50,
+    gc_root: 0x18,
+    gc_mmudata: 0x40,
+    gc_debt: 0x48,
+    gc_stepmul: 0x58,
+    gc_size: 0x60,
+    l_openupval: 0x40,
+    l_stacksize: 0x58,
+    uv_size: 0x30,
+    ud_len: 0x18,
+    cd_size: 0x10,
+    ctype_size: 0x18,
+    tab_colo: 0xb,
+    tab_array: 0x10,
+    tab_asize: 0x30,
+    tab_size: 0x40,
 };
 
 const GC32: Fields = Fields {
@@ -168,6 +214,21 @@ const GC32: Fields = Fields {
     gc_currentwhite: 0x8,
     gc_grayagain: 0x1c,
     gc_estimate: 0x2c,
+    gc_root: 0x10,
+    gc_mmudata: 0x24,
+    gc_debt: 0x28,
+    gc_stepmul: 0x30,
+    gc_size: 0x38,
+    l_openupval: 0x28,
+    l_stacksize: 0x38,
+    uv_size: 0x18,
+    ud_len: 0xc,
+    cd_size: 0x8,
+    ctype_size: 0x10,
+    tab_colo: 0x7,
+    tab_array: 0x8,
+    tab_asize: 0x18,
+    tab_size: 0x20,
 };
 
 impl GcMode {

@@ -100,6 +100,25 @@ impl StrLayout {
         self.mode
     }
 
+    /// Where the length is.
+    pub(crate) const fn len(&self) -> u16 {
+        self.len
+    }
+
+    /// Where the text is.
+    pub(crate) const fn text(&self) -> u16 {
+        self.text
+    }
+
+    /// Bytes that a string of this length has: `lj_str_size` (lj_str.h), before that `sizestring` (lj_obj.h).
+    pub(crate) const fn bytes(&self, len: u32) -> u64 {
+        let is_new = self.len == Self::with_sid(self.mode).len;
+        match is_new {
+            true => self.text as u64 + ((len as u64 + 4) & !3),
+            false => self.text as u64 + len as u64 + 1,
+        }
+    }
+
     /// Tells the layout of a VM from some of its strings: at least three must fit one layout and not the
     /// other, and eight times as many as fit only the other.
     pub fn find<M: RemoteMemory + ?Sized>(

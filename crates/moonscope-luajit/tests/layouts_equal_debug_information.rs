@@ -49,9 +49,25 @@ fn offsets(layout: &Layout) -> Vec<(String, u64)> {
         ("stack", fields.l_stack),
         ("cframe", fields.l_cframe),
         ("gct", fields.gct),
+        ("openupval", fields.l_openupval),
+        ("stacksize", fields.l_stacksize),
     ] {
         add("lua_State", field, value.into());
     }
+    for (field, value) in [
+        ("colo", fields.tab_colo),
+        ("array", fields.tab_array),
+        ("node", fields.tab_node),
+        ("metatable", fields.tab_metatable),
+        ("asize", fields.tab_asize),
+        ("hmask", fields.tab_hmask),
+    ] {
+        add("GCtab", field, value.into());
+    }
+    add("GCudata", "len", fields.ud_len.into());
+    add("GCfuncC", "nupvalues", u64::from(fields.fn_ffid) + 1);
+    // as heap/ has them
+    add("CTState", "sizetab", 12);
     for (field, value) in [
         ("numparams", fields.pt_numparams),
         ("sizebc", fields.pt_sizebc),
@@ -92,6 +108,11 @@ fn offsets(layout: &Layout) -> Vec<(String, u64)> {
         ("gc.state", fields.gc_currentwhite + 1),
         ("gc.grayagain", fields.gc_grayagain),
         ("gc.estimate", fields.gc_estimate),
+        ("gc.root", fields.gc_root),
+        ("gc.mmudata", fields.gc_mmudata),
+        ("gc.debt", fields.gc_debt),
+        ("gc.stepmul", fields.gc_stepmul),
+        ("gc.pause", fields.gc_stepmul + 4),
     ] {
         add("global_State", field, gc(value));
     }
@@ -102,11 +123,10 @@ fn offsets(layout: &Layout) -> Vec<(String, u64)> {
     ));
     pairs.push(("sizeof(GCproto)".to_owned(), fields.pt_size.into()));
     pairs.push(("sizeof(GCudata)".to_owned(), fields.ud_size.into()));
-    pairs.push(("sizeof(GCcdata)".to_owned(), 2 * u64::from(fields.ref_size)));
-    pairs.push((
-        "sizeof(CType)".to_owned(),
-        if fields.ref_size == 8 { 24 } else { 16 },
-    ));
+    pairs.push(("sizeof(GCcdata)".to_owned(), fields.cd_size.into()));
+    pairs.push(("sizeof(CType)".to_owned(), fields.ctype_size.into()));
+    pairs.push(("sizeof(GCtab)".to_owned(), fields.tab_size.into()));
+    pairs.push(("sizeof(GCupval)".to_owned(), fields.uv_size.into()));
     if build.trace != 0 {
         pairs.push((
             format!("(unsigned long)&((GG_State *)0)->J.trace - {g}"),
