@@ -4,10 +4,11 @@
 //! The walker is the one of the kernel side, compiled for the host, so that a stack here is what a sample taken at
 //! this moment would have shown. The way: `files` (unwind tables on demand) → `threads` (where each stands, and the
 //! walk) and `catch` (one that runs: `running`, `standstill`) → `vms` (coroutines, from the memory of their VM) →
-//! [`Recorded`], to be named like a recording.
+//! [`Recorded`], to be named like a recording. Where nothing but VMs is asked for, `lua` finds them: [`LiveLua`].
 
 mod catch;
 mod files;
+mod lua;
 mod running;
 mod standstill;
 mod threads;
@@ -18,14 +19,15 @@ use std::time::{Duration, Instant};
 use moonscope_luajit::coroutines::{CoroutineStatus, ListEnd};
 use moonscope_luajit::{Activity, GcMode, LuaState, VmState};
 use moonscope_process::thread::Place;
-use moonscope_process::{PerfMap, Pid, Process, ProcessError, process, read_maps};
+use moonscope_process::{PerfMap, Pid, Process, ProcessError, process};
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
 pub use files::LiveFiles;
+pub use lua::{FoundVm, LiveLua};
 
-use crate::generation::{Generation, code_mappings};
-use crate::lua::{LuaCounts, LuaFunctions, LuaProcess, MappedBuild};
+use crate::generation::Generation;
+use crate::lua::{LuaCounts, LuaFunctions, LuaProcess};
 use crate::processes::{ProcessId, ProcessInfo};
 use crate::recorded::{Measured, Recorded};
 use crate::stacks::{RawStackId, RawStacks};
@@ -168,21 +170,14 @@ impl LiveProcess {
         running: Running,
     ) -> Result<Self, ProcessError> {
         let start = Instant::now();
-        let process = Process::find(pid)?;
-        let maps = read_maps(pid)?;
-        let mappings = code_mappings(pid, &maps, files.executables()).mappings;
-        let generation = Generation {
-            number: 1,
-            process: ProcessId(0),
-            mappings,
-        };
-        let refused = files.look_for_lua(&generation);
-        let builds = MappedBuild::all(&generation, |id| files.lua(id));
-        let mut lua = LuaProcess::new(pid, builds);
-        if !lua.builds().is_empty() {
-            lua.scan();
-        }
-        let more_vms = !lua.builds().is_empty() && !lua.scan_was_complete();
+        let LiveLua {
+            process,
+            maps,
+            generation,
+            lua,
+            refused,
+            more_vms,
+        } = LiveLua::look_at(pid, files)?;
         let mut look = Look {
             pid,
             files,
