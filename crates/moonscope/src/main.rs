@@ -6,12 +6,15 @@ mod diff;
 mod doctor;
 mod exit;
 mod input;
+mod inspect;
 mod list;
+mod lua;
 mod nginx;
 mod output;
 mod record;
 mod stack;
 mod stack_analyzer;
+mod table;
 mod target;
 mod top;
 mod usage;
@@ -38,6 +41,7 @@ enum Verb {
     Top(Box<top::TopArgs>),
     Stack(stack::StackArgs),
     Nginx(Box<nginx::NginxArgs>),
+    Lua(Box<lua::LuaArgs>),
     Diff(diff::DiffArgs),
     Convert(convert::ConvertArgs),
     Doctor(doctor::DoctorArgs),
@@ -58,6 +62,7 @@ fn main() -> std::process::ExitCode {
         Verb::Top(args) => top::run(*args),
         Verb::Stack(args) => stack::run(args),
         Verb::Nginx(args) => nginx::run(&args),
+        Verb::Lua(args) => lua::run(&args),
         Verb::Diff(args) => diff::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Doctor(args) => doctor::run(args),

@@ -3,18 +3,18 @@
 mod connections;
 mod pool;
 mod requests;
-mod table;
 mod workers;
 mod zones;
 
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use moonscope_nginx::Worker;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::exit::{Code, Failure};
+use crate::inspect::{self, Looked};
+use crate::table;
 use crate::target::TargetArgs;
 use workers::Workers;
 
@@ -114,37 +114,13 @@ pub fn run(args: &NginxArgs) -> Result<Code, Failure> {
 }
 
 fn show<S: Show>(args: &ViewArgs, view: &S) -> Result<Code, Failure> {
-    let is_terminal = std::io::stdout().is_terminal();
-    loop {
+    inspect::show(args.watch, || {
         let workers = Workers::find(&args.target)?;
-        let text = render(args, view, &workers.open)?;
-        let clear = if args.watch.is_some() && is_terminal {
-            "\x1b[H\x1b[2J"
-        } else {
-            ""
-        };
-        let mut stdout = std::io::stdout().lock();
-        match stdout
-            .write_all(format!("{clear}{text}").as_bytes())
-            .and_then(|()| stdout.flush())
-        {
-            // `moonscope nginx requests | head` is no failure
-            Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => return Ok(Code::Done),
-            written => written?,
-        }
-        drop(stdout);
-        for (pid, why) in &workers.failed {
-            eprintln!(
-                "moonscope: process {pid} is left out: {}",
-                moonscope_process::visible(why)
-            );
-        }
-        match args.watch {
-            Some(time) => std::thread::sleep(time),
-            None if workers.failed.is_empty() => return Ok(Code::Done),
-            None => return Ok(Code::Partial),
-        }
-    }
+        Ok(Looked {
+            text: render(args, view, &workers.open)?,
+            failed: workers.failed,
+        })
+    })
 }
 
 fn render<S: Show>(args: &ViewArgs, view: &S, workers: &[Worker]) -> Result<String, Failure> {
@@ -154,18 +130,8 @@ fn render<S: Show>(args: &ViewArgs, view: &S, workers: &[Worker]) -> Result<Stri
             value["pid"] = worker.pid().into();
             Ok(value)
         });
-        let document = json!({
-            "format": S::KIND,
-            "version": 1,
-            "producer": concat!("moonscope ", env!("CARGO_PKG_VERSION")),
-            "workers": each.collect::<Result<Vec<_>, Failure>>()?,
-        });
-        // one line for each look, so that a reader of --watch finds where one ends
-        let text = match args.watch {
-            Some(_) => serde_json::to_string(&document)?,
-            None => serde_json::to_string_pretty(&document)?,
-        };
-        return Ok(text + "\n");
+        let each = each.collect::<Result<Vec<_>, Failure>>()?;
+        return inspect::document(S::KIND, "workers", each, args.watch);
     }
     match args.format {
         Format::Table => view.table(workers),
