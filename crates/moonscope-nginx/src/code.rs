@@ -30,13 +30,21 @@ pub(crate) struct Access {
 /// Bytes of a function: what jumps further goes to another one.
 const MAX_SIZE: u64 = 2048;
 
-/// What each register points to, as a path from the first argument.
-type Known = Vec<(Register, Path)>;
+/// What each register points to, as a path from the first argument, and each slot of the frame.
+type Known = Vec<(Place, Path)>;
+
+/// Where a value is kept. Code that was compiled without optimization keeps all values in its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Register(Register),
+    /// So far from `rbp`.
+    Slot(u64),
+}
 
 /// Accesses of the function whose code begins with these bytes.
 pub(crate) fn accesses(code: &[u8]) -> Vec<Access> {
     let mut found = Vec::new();
-    let mut ways: Vec<(u64, Known)> = vec![(0, vec![(Register::RDI, Path::new())])];
+    let mut ways: Vec<(u64, Known)> = vec![(0, vec![(Place::Register(Register::RDI), Path::new())])];
     let mut seen = HashSet::new();
     while let Some((start, mut known)) = ways.pop() {
         let bytes = usize::try_from(start).ok().and_then(|start| code.get(start..));
@@ -68,16 +76,38 @@ fn step(insn: &Instruction, known: &mut Known) -> Option<Access> {
         Some(access) if is_load_of_pointer(insn) => Some(access.path.clone()),
         _ => None,
     });
+    let kept = slot(insn, 0, known).map(|slot| (slot, path_of(insn.op1_register(), known)));
     let mut info = InstructionInfoFactory::new();
     let used = info.info(insn).used_registers();
     for register in used.iter().filter(|used| is_written(used.access())) {
-        known.retain(|(name, _)| *name != register.register().full_register());
+        let register = register.register().full_register();
+        known.retain(|(place, _)| match place {
+            Place::Register(name) => *name != register,
+            Place::Slot(_) => register != Register::RBP,
+        });
     }
     if matches!(insn.flow_control(), FlowControl::Call | FlowControl::IndirectCall) {
-        known.retain(|(name, _)| is_kept_by_calls(*name));
+        known.retain(|(place, _)| match place {
+            Place::Register(name) => is_kept_by_calls(*name),
+            Place::Slot(_) => true,
+        });
     }
-    known.extend(pointer.map(|path| (insn.op0_register().full_register(), path)));
+    if let Some((slot, path)) = kept {
+        known.retain(|(place, _)| *place != slot);
+        known.extend(path.map(|path| (slot, path)));
+    }
+    known.extend(pointer.map(|path| (Place::Register(insn.op0_register().full_register()), path)));
     accessed
+}
+
+/// The slot of the frame that an operand is. Where `rbp` is a pointer that is known it is no frame.
+fn slot(insn: &Instruction, op: u32, known: &[(Place, Path)]) -> Option<Place> {
+    let is_slot = insn.mnemonic() == Mnemonic::Mov
+        && insn.op_kind(op) == OpKind::Memory
+        && insn.memory_base() == Register::RBP
+        && insn.memory_index() == Register::None
+        && path_of(Register::RBP, known).is_none();
+    is_slot.then(|| Place::Slot(insn.memory_displacement64()))
 }
 
 fn is_written(access: iced_x86::OpAccess) -> bool {
@@ -95,21 +125,31 @@ fn is_load_of_pointer(insn: &Instruction) -> bool {
     insn.mnemonic() == Mnemonic::Mov && insn.op0_kind() == OpKind::Register && insn.op0_register().size() == 8
 }
 
-/// A plain copy of a register that is known.
-fn copied(insn: &Instruction, known: &[(Register, Path)]) -> Option<Path> {
+/// A plain copy of a register that is known, or of a slot.
+fn copied(insn: &Instruction, known: &[(Place, Path)]) -> Option<Path> {
     let is_copy = insn.mnemonic() == Mnemonic::Mov
         && insn.op0_kind() == OpKind::Register
-        && insn.op1_kind() == OpKind::Register
         && insn.op0_register().size() == 8;
-    is_copy.then(|| path_of(insn.op1_register(), known)).flatten()
+    if !is_copy {
+        return None;
+    }
+    match slot(insn, 1, known) {
+        Some(slot) => path_at(slot, known),
+        None if insn.op1_kind() == OpKind::Register => path_of(insn.op1_register(), known),
+        None => None,
+    }
 }
 
-fn path_of(register: Register, known: &[(Register, Path)]) -> Option<Path> {
-    let (_, path) = known.iter().find(|(name, _)| *name == register.full_register())?;
+fn path_of(register: Register, known: &[(Place, Path)]) -> Option<Path> {
+    path_at(Place::Register(register.full_register()), known)
+}
+
+fn path_at(at: Place, known: &[(Place, Path)]) -> Option<Path> {
+    let (_, path) = known.iter().find(|(place, _)| *place == at)?;
     Some(path.clone())
 }
 
-fn access(insn: &Instruction, known: &[(Register, Path)]) -> Option<Access> {
+fn access(insn: &Instruction, known: &[(Place, Path)]) -> Option<Access> {
     let place = (0..insn.op_count()).find(|&op| insn.op_kind(op) == OpKind::Memory)?;
     if insn.memory_index() != Register::None
         || insn.mnemonic() == Mnemonic::Lea
@@ -158,6 +198,28 @@ mod tests {
             found.iter().map(|access| access.is_cleared).collect::<Vec<_>>(),
             [false, false, false, true]
         );
+    }
+
+    #[test]
+    fn code_that_was_not_optimized_keeps_its_values_in_the_frame() {
+        let code = [
+            0x55, // push rbp
+            0x48, 0x89, 0xe5, // mov rbp, rsp
+            0x48, 0x89, 0x7d, 0xe8, // mov [rbp-0x18], rdi
+            0xe8, 0, 0, 0, 0, // call
+            0x48, 0x8b, 0x45, 0xe8, // mov rax, [rbp-0x18]
+            0x48, 0x8b, 0x40, 0x08, // mov rax, [rax+8]
+            0x48, 0x89, 0x45, 0xf8, // mov [rbp-8], rax
+            0x48, 0x8b, 0x55, 0xf8, // mov rdx, [rbp-8]
+            0x8b, 0x52, 0x18, // mov edx, [rdx+0x18]
+            0x48, 0x89, 0x5d, 0xf8, // mov [rbp-8], rbx: not known
+            0x48, 0x8b, 0x55, 0xf8, // mov rdx, [rbp-8]
+            0x8b, 0x52, 0x20, // mov edx, [rdx+0x20]
+            0xc9, 0xc3, // leave; ret
+        ];
+        let found = accesses(&code);
+        let paths: Vec<_> = found.iter().map(|access| access.path.as_slice()).collect();
+        assert_eq!(paths, [&[8][..], &[8, 0x18]]);
     }
 
     #[test]

@@ -12,6 +12,9 @@ const CTX_INDEX: u64 = 0;
 const INDEX: u64 = 8;
 const NAME: u64 = 16;
 const VERSION: u64 = 40;
+const CTX: u64 = 56;
+const COMMANDS: u64 = 64;
+const TYPE: u64 = 72;
 /// No build has more (NGX_MAX_DYNAMIC_MODULES is 128).
 const MAX_MODULES: u64 = 1024;
 const MAX_NAME: usize = 128;
@@ -29,6 +32,12 @@ pub struct Module {
     pub ctx_index: u64,
     /// Version of nginx that it was built for: 1022001 is 1.22.1.
     pub version: u64,
+    /// What kind of a module it is: `HTTP`, `CORE`, as four letters.
+    pub(crate) kind: u64,
+    /// The address of its context, as its kind has it.
+    pub(crate) ctx: u64,
+    /// The address of its directives.
+    pub(crate) commands: u64,
 }
 
 /// All modules of a cycle.
@@ -63,5 +72,8 @@ fn module(memory: &impl RemoteMemory, addr: u64) -> Result<Module, NginxError> {
         index: block.word(INDEX),
         ctx_index: block.word(CTX_INDEX),
         version: block.word(VERSION),
+        kind: block.word(TYPE),
+        ctx: block.word(CTX),
+        commands: block.word(COMMANDS),
     })
 }

@@ -1,7 +1,7 @@
 //! The phase that a request is in: `r->phase_handler` is its place in the engine (src/http/ngx_http_core_module.c).
 //!
-//! The engine is an array of {checker, handler, next}. Checkers are exported functions, and the order of phases is fixed, so
-//! that the kind of a checker and what came before it say which phase a place belongs to.
+//! The engine is an array of {checker, handler, next}. Checkers are exported functions; which phase a place belongs to is
+//! told by them and by the lists that the engine was made of ([`crate::handlers`]).
 
 use moonscope_process::RemoteMemory;
 
@@ -36,9 +36,30 @@ pub enum Phase {
     Precontent,
     /// `NGX_HTTP_CONTENT_PHASE`
     Content,
+    /// `NGX_HTTP_LOG_PHASE`, which is not in the engine: its handlers run when all is done.
+    Log,
 }
 
 impl Phase {
+    /// Those of the engine, in the order of their numbers.
+    pub(crate) const ENGINE: [Self; 10] = [
+        Self::PostRead,
+        Self::ServerRewrite,
+        Self::FindConfig,
+        Self::Rewrite,
+        Self::PostRewrite,
+        Self::Preaccess,
+        Self::Access,
+        Self::PostAccess,
+        Self::Precontent,
+        Self::Content,
+    ];
+
+    /// Its number among all phases.
+    pub(crate) fn number(self) -> usize {
+        self as usize
+    }
+
     /// As the directives of ngx_lua and JSON call it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,97 +73,102 @@ impl Phase {
             Self::PostAccess => "post_access",
             Self::Precontent => "precontent",
             Self::Content => "content",
+            Self::Log => "log",
+        }
+    }
+}
+
+/// A place of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    checker: Checker,
+    handler: u64,
+}
+
+/// The function that a place belongs to: what is behind `ngx_http_core_` and before `_phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checker {
+    Generic,
+    Rewrite,
+    FindConfig,
+    PostRewrite,
+    Access,
+    PostAccess,
+    Content,
+    TryFiles,
+    Other,
+}
+
+impl Checker {
+    fn of(name: Option<&str>) -> Self {
+        match name {
+            Some("ngx_http_core_generic_phase") => Self::Generic,
+            Some("ngx_http_core_rewrite_phase") => Self::Rewrite,
+            Some("ngx_http_core_find_config_phase") => Self::FindConfig,
+            Some("ngx_http_core_post_rewrite_phase") => Self::PostRewrite,
+            Some("ngx_http_core_access_phase") => Self::Access,
+            Some("ngx_http_core_post_access_phase") => Self::PostAccess,
+            Some("ngx_http_core_content_phase") => Self::Content,
+            // up to 1.13.3
+            Some("ngx_http_core_try_files_phase") => Self::TryFiles,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Place {
+    /// A place with the checker of this name.
+    pub(crate) fn new(checker: Option<&str>, handler: u64) -> Self {
+        Self {
+            checker: Checker::of(checker),
+            handler,
         }
     }
 
-    /// The phase of a place with this checker, behind one of the phase `before`.
-    fn of(checker: &str, before: Option<Self>) -> Option<Self> {
-        let before = before.unwrap_or(Self::PostRead);
-        Some(match checker {
-            "ngx_http_core_generic_phase" => match before {
-                Self::PostRead => Self::PostRead,
-                Self::PostRewrite | Self::Rewrite | Self::FindConfig | Self::Preaccess => Self::Preaccess,
-                _ => Self::Precontent,
-            },
-            "ngx_http_core_rewrite_phase" if before < Self::FindConfig => Self::ServerRewrite,
-            "ngx_http_core_rewrite_phase" => Self::Rewrite,
-            "ngx_http_core_find_config_phase" => Self::FindConfig,
-            "ngx_http_core_post_rewrite_phase" => Self::PostRewrite,
-            "ngx_http_core_access_phase" => Self::Access,
-            "ngx_http_core_post_access_phase" => Self::PostAccess,
-            "ngx_http_core_content_phase" => Self::Content,
-            // up to 1.13.3
-            "ngx_http_core_try_files_phase" => Self::Precontent,
-            _ => return None,
-        })
+    /// Its handler; some phases have none.
+    pub(crate) fn handler(&self) -> Option<u64> {
+        (self.handler != 0).then_some(self.handler)
+    }
+
+    pub(crate) fn is_try_files(&self) -> bool {
+        self.checker == Checker::TryFiles
+    }
+
+    /// Does this phase have such checkers?
+    pub(crate) fn may_be_of(&self, phase: Phase) -> bool {
+        match self.checker {
+            Checker::Generic => matches!(phase, Phase::PostRead | Phase::Preaccess | Phase::Precontent),
+            Checker::Rewrite => matches!(phase, Phase::ServerRewrite | Phase::Rewrite),
+            Checker::FindConfig => phase == Phase::FindConfig,
+            Checker::PostRewrite => phase == Phase::PostRewrite,
+            Checker::Access => phase == Phase::Access,
+            Checker::PostAccess => phase == Phase::PostAccess,
+            Checker::Content => phase == Phase::Content,
+            Checker::TryFiles => phase == Phase::Precontent,
+            Checker::Other => false,
+        }
     }
 }
 
 impl<M: RemoteMemory> Worker<M> {
-    /// The phase of each place of the engine; `None` for a checker that is not known.
-    pub(crate) fn phases(&self) -> Vec<Option<Phase>> {
+    /// The places of the engine of this `ngx_http_core_main_conf_t`.
+    pub(crate) fn places(&self, conf: u64) -> Vec<Place> {
         let engine = self.layout.request.as_ref().map(|layout| layout.engine);
-        let handlers = engine
-            .zip(self.http_main_conf("ngx_http_core_module"))
-            .and_then(|(engine, conf)| self.memory.read_u64(conf.wrapping_add(engine)).ok());
+        let handlers = engine.and_then(|engine| self.memory.read_u64(conf.wrapping_add(engine)).ok());
         let Some(handlers) = handlers else {
             return Vec::new();
         };
-        let mut phases = Vec::new();
-        let mut before = None;
-        for number in 0..MAX_HANDLERS {
-            let Ok(place) = Block::read(&self.memory, handlers.wrapping_add(number * SIZE), SIZE) else {
-                break;
-            };
-            if place.word(0) == 0 {
-                break;
-            }
-            let phase = self
-                .image
-                .name_at(place.word(0))
-                .and_then(|checker| Phase::of(checker, before));
-            before = phase.or(before);
-            phases.push(phase);
-        }
-        phases
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kind_of_a_checker_and_what_was_before_it_say_the_phase() {
-        let checkers = [
-            ("generic", Phase::PostRead),
-            ("rewrite", Phase::ServerRewrite),
-            ("find_config", Phase::FindConfig),
-            ("rewrite", Phase::Rewrite),
-            ("post_rewrite", Phase::PostRewrite),
-            ("generic", Phase::Preaccess),
-            ("generic", Phase::Preaccess),
-            ("access", Phase::Access),
-            ("post_access", Phase::PostAccess),
-            ("generic", Phase::Precontent),
-            ("content", Phase::Content),
-        ];
-        let mut before = None;
-        for (checker, expected) in checkers {
-            let phase = Phase::of(&format!("ngx_http_core_{checker}_phase"), before);
-            assert_eq!(phase, Some(expected), "{checker}");
-            before = phase;
-        }
+        let place = |number| {
+            let place = Block::read(&self.memory, handlers.wrapping_add(number * SIZE), SIZE).ok()?;
+            let checker = place.word(0);
+            (checker != 0).then(|| Place::new(self.image.name_at(checker), place.word(8)))
+        };
+        (0..MAX_HANDLERS).map_while(place).collect()
     }
 
-    #[test]
-    fn an_engine_without_handlers_in_the_first_phases_begins_later() {
-        let rewrite = Phase::of("ngx_http_core_rewrite_phase", None);
-        assert_eq!(rewrite, Some(Phase::ServerRewrite));
-        assert_eq!(
-            Phase::of("ngx_http_core_find_config_phase", None),
-            Some(Phase::FindConfig)
-        );
-        assert_eq!(Phase::of("other", None), None);
+    /// The phase of each place of the engine; empty where that could not be told.
+    pub(crate) fn phases(&self) -> Vec<Phase> {
+        let engine = self.engine().ok().flatten();
+        engine.map_or_else(Vec::new, |engine| engine.phases)
     }
 }

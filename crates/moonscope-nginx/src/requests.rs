@@ -83,12 +83,7 @@ impl<M: RemoteMemory> Worker<M> {
         Ok(requests)
     }
 
-    fn request(
-        &self,
-        connection: Connection,
-        layout: &RequestLayout,
-        phases: &[Option<Phase>],
-    ) -> Option<Request> {
+    fn request(&self, connection: Connection, layout: &RequestLayout, phases: &[Phase]) -> Option<Request> {
         let addr = connection.block.word(DATA);
         let size = layout.count.max(layout.phase_handler).max(layout.err_status) + 8;
         let block = Block::read(&self.memory, addr, size).ok()?;
@@ -128,7 +123,7 @@ impl<M: RemoteMemory> Worker<M> {
             age: self.looked_at().saturating_sub(started),
             phase: usize::try_from(block.word(layout.phase_handler))
                 .ok()
-                .and_then(|place| *phases.get(place)?),
+                .and_then(|place| phases.get(place).copied()),
             count,
             has_upstream: block.word(request::UPSTREAM) != 0,
             pool: Pool::read(&self.memory, block.word(request::POOL)).ok(),

@@ -1,5 +1,7 @@
 //! A process of nginx, and what is known of it before anything is looked at.
 
+use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moonscope_process::{Mapping, Pid, ProcessMemory, RemoteMemory, process, read_maps};
@@ -60,6 +62,8 @@ pub struct Worker<M = ProcessMemory> {
     role: Role,
     cycle: u64,
     now: Duration,
+    /// Files of dynamic modules; opened when they are asked for.
+    extensions: OnceCell<Vec<Image>>,
 }
 
 impl Worker {
@@ -103,6 +107,7 @@ impl Worker {
             role,
             cycle,
             now: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            extensions: OnceCell::new(),
         })
     }
 
@@ -160,6 +165,42 @@ impl<M: RemoteMemory> Worker<M> {
     /// When it was looked at, since 1970.
     pub fn looked_at(&self) -> Duration {
         self.now
+    }
+
+    /// The program and the files of dynamic modules.
+    pub(crate) fn images(&self) -> Result<Vec<&Image>, NginxError> {
+        let extensions = match self.extensions.get() {
+            Some(extensions) => extensions,
+            None => {
+                let opened = self.open_extensions()?;
+                self.extensions.get_or_init(|| opened)
+            }
+        };
+        Ok(std::iter::once(&self.image).chain(extensions).collect())
+    }
+
+    fn open_extensions(&self) -> Result<Vec<Image>, NginxError> {
+        let maps = read_maps(self.pid)?;
+        let mut paths = HashSet::new();
+        let mut opened = Vec::new();
+        for module in self
+            .modules
+            .iter()
+            .filter(|module| !self.image.holds(module.addr))
+        {
+            let mapping = maps.iter().find(|mapping| mapping.contains(module.addr));
+            let Some(path) = mapping.and_then(Mapping::path) else {
+                continue;
+            };
+            if paths.insert(path) {
+                let of_file: Vec<&Mapping> = maps
+                    .iter()
+                    .filter(|mapping| mapping.path() == Some(path))
+                    .collect();
+                opened.extend(Image::open(self.pid, &of_file)?);
+            }
+        }
+        Ok(opened)
     }
 
     /// A copy of the cycle.

@@ -1,6 +1,7 @@
 //! `moonscope nginx`: what nginx is doing, read out of its memory.
 
 mod connections;
+mod pipeline;
 mod pool;
 mod requests;
 mod workers;
@@ -9,7 +10,7 @@ mod zones;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use moonscope_nginx::Worker;
+use moonscope_nginx::{Chain, Worker};
 use serde_json::Value;
 
 use crate::exit::{Code, Failure};
@@ -36,9 +37,10 @@ Examples:
   sudo moonscope nginx connections              how many connections there are, and what for
   sudo moonscope nginx shm --json               shared memory: lua_shared_dict, limit_req, caches
   sudo moonscope nginx pool                     what the configuration holds in memory
+  sudo moonscope nginx phases                   which modules have a hand in a request, and in which order
 
 Without a target every nginx of the machine is meant. The old names are understood too: ngx-active-reqs,
-ngx-count-conns, ngx-shm, ngx-cycle-pool. Arguments of requests are shown with --show-values only.
+ngx-count-conns, ngx-shm, ngx-cycle-pool, ngx-header-filters, ngx-body-filters, ngx-phase-handlers. Arguments of requests are shown with --show-values only.
 
 Exit status: 0 if everything was shown, 3 if it is not permitted, 4 if there is no nginx,
 6 if one of several workers could not be looked at.";
@@ -57,6 +59,15 @@ enum View {
     /// The pool of the cycle: memory that the configuration and modules hold
     #[command(alias = "ngx-cycle-pool")]
     Pool(ViewArgs),
+    /// Filters of answers, in the order in which they run
+    Filters(pipeline::FiltersArgs),
+    #[command(name = "ngx-header-filters", hide = true)]
+    HeaderFilters(ViewArgs),
+    #[command(name = "ngx-body-filters", hide = true)]
+    BodyFilters(ViewArgs),
+    /// Handlers of each phase of a request, in the order in which they run
+    #[command(alias = "ngx-phase-handlers")]
+    Phases(ViewArgs),
     /// Where the fields of this nginx were found, to be sent with a report of a defect
     Layout(ViewArgs),
 }
@@ -109,6 +120,10 @@ pub fn run(args: &NginxArgs) -> Result<Code, Failure> {
         View::Connections(args) => show(args, &connections::ConnectionsView),
         View::Shm(args) => show(&args.view, args),
         View::Pool(args) => show(args, &pool::PoolView),
+        View::Filters(args) => show(&args.view, &args.shown()),
+        View::HeaderFilters(args) => show(args, &pipeline::FiltersView::of(Chain::Header)),
+        View::BodyFilters(args) => show(args, &pipeline::FiltersView::of(Chain::Body)),
+        View::Phases(args) => show(args, &pipeline::PhasesView),
         View::Layout(args) => show(args, &workers::LayoutView),
     }
 }

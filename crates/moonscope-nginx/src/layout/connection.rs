@@ -9,6 +9,7 @@ use crate::block::Block;
 use crate::code;
 use crate::error::NginxError;
 use crate::image::Image;
+use crate::setup::Code;
 use crate::variables::Variables;
 
 pub(crate) const DATA: u64 = 0;

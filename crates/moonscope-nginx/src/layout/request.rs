@@ -14,6 +14,7 @@
 use crate::code::{self, Access};
 use crate::error::NginxError;
 use crate::image::Image;
+use crate::setup::Code;
 use crate::variables::Variables;
 
 pub(crate) const SIGNATURE: u64 = 0;

@@ -1,0 +1,2 @@
+-- has nothing against anybody
+return
