@@ -20,6 +20,26 @@ impl Block {
         Ok(Self { addr, bytes })
     }
 
+    /// Bytes that were copied already.
+    pub(crate) fn of(addr: u64, bytes: &[u8]) -> Self {
+        Self {
+            addr,
+            bytes: bytes.to_vec(),
+        }
+    }
+
+    /// So many bytes; `None`: they are not all in it.
+    pub(crate) fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let from = usize::try_from(offset).ok()?;
+        self.bytes
+            .get(from..from.checked_add(usize::try_from(len).ok()?)?)
+    }
+
+    /// A byte; 0 beyond the end.
+    pub(crate) fn byte(&self, offset: u64) -> u8 {
+        self.piece(offset).map_or(0, |[byte]| byte)
+    }
+
     fn piece<const N: usize>(&self, offset: u64) -> Option<[u8; N]> {
         let from = usize::try_from(offset).ok()?;
         self.bytes.get(from..from.checked_add(N)?)?.try_into().ok()

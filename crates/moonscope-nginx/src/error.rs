@@ -30,6 +30,12 @@ pub enum NginxError {
         /// The process.
         pid: u32,
     },
+    /// It never stood still.
+    #[error("{what} changes faster than it can be read")]
+    Changing {
+        /// What was read.
+        what: String,
+    },
     /// Where a field is could not be found, or two witnesses disagree.
     #[error("the layout of this nginx is not known: {field}: {why}")]
     Layout {

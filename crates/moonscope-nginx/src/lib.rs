@@ -12,6 +12,7 @@ mod block;
 mod chain;
 mod code;
 mod connections;
+mod dicts;
 mod error;
 mod filters;
 mod handlers;
@@ -28,6 +29,7 @@ mod worker;
 mod zones;
 
 pub use connections::{Connection, ConnectionKind, Connections};
+pub use dicts::{Dict, DictKey, DictValue, Item, ValueKind};
 pub use error::NginxError;
 pub use filters::Filter;
 pub use handlers::{Function, Handlers};

@@ -8,24 +8,24 @@ use crate::error::NginxError;
 use crate::worker::Worker;
 
 // ngx_shm_zone_t, the same since 1.9 but for what is behind `tag`
-const SHM_ADDR: u64 = 8;
-const SHM_SIZE: u64 = 16;
-const NAME: u64 = 24;
-const TAG: u64 = 64;
+pub(crate) const SHM_ADDR: u64 = 8;
+pub(crate) const SHM_SIZE: u64 = 16;
+pub(crate) const NAME: u64 = 24;
+pub(crate) const TAG: u64 = 64;
 const ZONE_SIZE: u64 = 72;
 
 // ngx_slab_pool_t, the same since 1.11.7
-const SLAB_SIZE: u64 = 208;
+pub(crate) const SLAB_SIZE: u64 = 208;
 const SLAB_MIN_SHIFT: u64 = 24;
 const SLAB_FREE: u64 = 48;
-const SLAB_STATS: u64 = 72;
-const SLAB_PFREE: u64 = 80;
+pub(crate) const SLAB_STATS: u64 = 72;
+pub(crate) const SLAB_PFREE: u64 = 80;
 const SLAB_START: u64 = 88;
 const SLAB_END: u64 = 96;
 /// ngx_slab_page_t: slab (pages of the run, for a free one), next, prev
 const SLAB_PAGE: u64 = 24;
 /// ngx_slab_stat_t: total, used, reqs, fails
-const SLAB_STAT: u64 = 32;
+pub(crate) const SLAB_STAT: u64 = 32;
 /// Free runs that are looked at.
 const MAX_RUNS: u64 = 1 << 20;
 /// x86-64; where pages are larger than 4 KiB nginx works with those
@@ -83,9 +83,19 @@ impl Zone {
     pub const PAGE: u64 = 1 << PAGE_SHIFT;
 }
 
+/// How many sizes of small allocations a pool has: powers of 2.
+pub(crate) fn slots(slab: &Block) -> u64 {
+    PAGE_SHIFT.saturating_sub(slab.word(SLAB_MIN_SHIFT))
+}
+
 impl<M: RemoteMemory> Worker<M> {
     /// The zones of shared memory, in the order of the configuration.
     pub fn zones(&self) -> Result<Vec<Zone>, NginxError> {
+        self.zone_blocks()?.iter().map(|zone| self.zone(zone)).collect()
+    }
+
+    /// Copies of each `ngx_shm_zone_t`.
+    pub(crate) fn zone_blocks(&self) -> Result<Vec<Block>, NginxError> {
         let list = self.cycle()?.at(self.layout.cycle.shared_memory);
         let (zones, size) = chain::elements(&self.memory, list);
         if !zones.is_empty() && size < ZONE_SIZE {
@@ -94,11 +104,11 @@ impl<M: RemoteMemory> Worker<M> {
                 format!("its elements have {size} bytes"),
             ));
         }
-        zones.into_iter().map(|zone| self.zone(zone)).collect()
+        let zone = |zone| Ok(Block::read(&self.memory, zone, ZONE_SIZE)?);
+        zones.into_iter().map(zone).collect()
     }
 
-    fn zone(&self, addr: u64) -> Result<Zone, NginxError> {
-        let zone = Block::read(&self.memory, addr, ZONE_SIZE)?;
+    fn zone(&self, zone: &Block) -> Result<Zone, NginxError> {
         let tag = zone.word(TAG);
         let owner = self.modules.iter().find(|module| module.addr == tag);
         let mut found = Zone {
@@ -147,8 +157,8 @@ impl<M: RemoteMemory> Worker<M> {
         // nobody is kept from it meanwhile
         zone.is_torn = at != head || free != zone.free_pages;
         let min_shift = slab.word(SLAB_MIN_SHIFT);
-        if min_shift < PAGE_SHIFT {
-            let count = PAGE_SHIFT - min_shift;
+        let count = slots(&slab);
+        if count > 0 {
             let stats = Block::read(&self.memory, slab.word(SLAB_STATS), count * SLAB_STAT)?;
             let slot = |number: u64| Slot {
                 size: 1 << (min_shift + number),

@@ -1,6 +1,7 @@
 //! `moonscope nginx`: what nginx is doing, read out of its memory.
 
 mod connections;
+mod dicts;
 mod pipeline;
 mod pool;
 mod requests;
@@ -37,10 +38,13 @@ Examples:
   sudo moonscope nginx connections              how many connections there are, and what for
   sudo moonscope nginx shm --json               shared memory: lua_shared_dict, limit_req, caches
   sudo moonscope nginx pool                     what the configuration holds in memory
+  sudo moonscope nginx shdict                   lua_shared_dict: keys, sizes, what has expired
   sudo moonscope nginx phases                   which modules have a hand in a request, and in which order
 
 Without a target every nginx of the machine is meant. The old names are understood too: ngx-active-reqs,
-ngx-count-conns, ngx-shm, ngx-cycle-pool, ngx-header-filters, ngx-body-filters, ngx-phase-handlers. Arguments of requests are shown with --show-values only.
+ngx-count-conns, ngx-shm, ngx-cycle-pool, ngx-header-filters,
+ngx-body-filters, ngx-phase-handlers, ngx-lua-shdict.
+Arguments of requests, and keys and values of dictionaries, are shown with --show-values only.
 
 Exit status: 0 if everything was shown, 3 if it is not permitted, 4 if there is no nginx,
 6 if one of several workers could not be looked at.";
@@ -68,6 +72,9 @@ enum View {
     /// Handlers of each phase of a request, in the order in which they run
     #[command(alias = "ngx-phase-handlers")]
     Phases(ViewArgs),
+    /// Dictionaries of Lua (lua_shared_dict): how many keys and how large; also a key's value
+    #[command(alias = "ngx-lua-shdict")]
+    Shdict(dicts::DictsArgs),
     /// Where the fields of this nginx were found, to be sent with a report of a defect
     Layout(ViewArgs),
 }
@@ -124,6 +131,10 @@ pub fn run(args: &NginxArgs) -> Result<Code, Failure> {
         View::HeaderFilters(args) => show(args, &pipeline::FiltersView::of(Chain::Header)),
         View::BodyFilters(args) => show(args, &pipeline::FiltersView::of(Chain::Body)),
         View::Phases(args) => show(args, &pipeline::PhasesView),
+        View::Shdict(args) => match &args.command {
+            None => show(&args.view, args),
+            Some(dicts::DictCommand::Get(args)) => show(&args.view, args),
+        },
         View::Layout(args) => show(args, &workers::LayoutView),
     }
 }
