@@ -5,6 +5,7 @@ mod dicts;
 mod pipeline;
 mod pool;
 mod requests;
+mod timers;
 mod workers;
 mod zones;
 
@@ -43,7 +44,7 @@ Examples:
 
 Without a target every nginx of the machine is meant. The old names are understood too: ngx-active-reqs,
 ngx-count-conns, ngx-shm, ngx-cycle-pool, ngx-header-filters,
-ngx-body-filters, ngx-phase-handlers, ngx-lua-shdict.
+ngx-body-filters, ngx-phase-handlers, ngx-lua-shdict, ngx-lua-count-timers.
 Arguments of requests, and keys and values of dictionaries, are shown with --show-values only.
 
 Exit status: 0 if everything was shown, 3 if it is not permitted, 4 if there is no nginx,
@@ -75,6 +76,9 @@ enum View {
     /// Dictionaries of Lua (lua_shared_dict): how many keys and how large; also a key's value
     #[command(alias = "ngx-lua-shdict")]
     Shdict(dicts::DictsArgs),
+    /// Timers of Lua: how many wait and run, and how many may
+    #[command(alias = "ngx-lua-count-timers")]
+    Timers(ViewArgs),
     /// Where the fields of this nginx were found, to be sent with a report of a defect
     Layout(ViewArgs),
 }
@@ -135,6 +139,7 @@ pub fn run(args: &NginxArgs) -> Result<Code, Failure> {
             None => show(&args.view, args),
             Some(dicts::DictCommand::Get(args)) => show(&args.view, args),
         },
+        View::Timers(args) => show(args, &timers::TimersView),
         View::Layout(args) => show(args, &workers::LayoutView),
     }
 }

@@ -1,7 +1,7 @@
 //! `moonscope nginx` shows what nginx and those who ask it know themselves.
 //!
 //! The truth: what the test has asked for and when, `stub_status` (nginx's own counters), and `ngx.shared.DICT:capacity()` and
-//! `free_space()` (`tests/luajit/inspect`). The nginx is the stripped one of the distribution.
+//! `free_space()`, `ngx.timer.pending_count()` and `running_count()` (`tests/luajit/inspect`). The nginx is the stripped one of the distribution.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -198,6 +198,46 @@ fn root_a_pool_is_made_of_its_blocks() {
         of("used_bytes") + of("unused_bytes") + headers,
         of("blocks") * of("block_bytes")
     );
+}
+
+#[test]
+fn root_timers_are_as_many_as_lua_counts() {
+    let Some(nginx) = start() else { return };
+    let counted = || {
+        let answer = nginx.answer("timers");
+        let line = answer.lines().last().unwrap();
+        let words = line.split(' ').map(|word| word.parse().unwrap());
+        words.collect::<Vec<u64>>()
+    };
+    let seen = || {
+        let timers = view(&nginx, &["timers"]);
+        assert_eq!(timers["max_pending"], 300, "{timers}");
+        assert_eq!(timers["max_running"], 40, "{timers}");
+        ["pending", "running"]
+            .map(|name| timers[name].as_u64().unwrap())
+            .to_vec()
+    };
+    assert_eq!(seen(), [0, 0]);
+    assert!(nginx.answer("start-timers?pending=7&running=3").ends_with("ok\n"));
+    wait_until("three timers run", || counted() == [7, 3]);
+    assert_eq!(seen(), [7, 3]);
+    assert!(
+        nginx
+            .answer("start-timers?pending=100&running=20")
+            .ends_with("ok\n")
+    );
+    wait_until("20 more run", || counted() == [107, 23]);
+    assert_eq!(seen(), [107, 23]);
+    let run = moonscope(&[
+        "nginx",
+        "ngx-lua-count-timers",
+        "--format",
+        "orig",
+        &nginx.target(),
+    ]);
+    let expected =
+        "Running timers: 23\nMax running timers: 40\nPending timers: 107\nMax pending timers: 300\n";
+    assert_eq!(run.stdout, expected, "{}", run.stderr);
 }
 
 #[test]
