@@ -79,9 +79,8 @@ pub(crate) fn is_object<M: RemoteMemory + ?Sized>(memory: &M, mode: GcMode, addr
     address != 0 && memory.read_exact(at, &mut byte).is_ok() && byte[0] == gct
 }
 
-/// Key and value of each used node in the hash part of a table, at most [`MAX_NODES`]; nothing if there is no
-/// table at `address`.
-pub fn table_nodes<M: RemoteMemory + ?Sized>(memory: &M, mode: GcMode, address: u64) -> Vec<(Value, Value)> {
+/// The bytes of the nodes of a table, at most [`MAX_NODES`]; none if there is no table at `address`.
+fn nodes<M: RemoteMemory + ?Sized>(memory: &M, mode: GcMode, address: u64) -> Vec<u8> {
     let fields = mode.fields();
     let read = || {
         if !is_object(memory, mode, address, gct::TABLE) {
@@ -96,13 +95,38 @@ pub fn table_nodes<M: RemoteMemory + ?Sized>(memory: &M, mode: GcMode, address: 
         memory.read_exact(node, &mut nodes).ok()?;
         Some(nodes)
     };
-    let nodes = read().unwrap_or_default();
+    read().unwrap_or_default()
+}
+
+/// Key and value of each used node in the hash part of a table, at most [`MAX_NODES`]; nothing if there is no
+/// table at `address`.
+pub fn table_nodes<M: RemoteMemory + ?Sized>(memory: &M, mode: GcMode, address: u64) -> Vec<(Value, Value)> {
+    let nodes = nodes(memory, mode, address);
     let word = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).unwrap_or(0);
     let pairs = nodes.chunks_exact(NODE_SIZE).map(|node| {
         let value = Value::decode(mode, word(&node[..8]));
         (Value::decode(mode, word(&node[8..16])), value)
     });
     pairs.filter(|(key, _)| *key != Value::Other).collect()
+}
+
+/// What a table has itself under a light userdata: the address of a C variable, as libraries use it for keys of the registry.
+/// Only with references of 64 bits.
+///
+/// There the tag stands above 47 bits (lj_obj.h, `LJ_TLIGHTUD`): of the address, or since 2020 of a number of its segment and the
+/// low 39 bits of the address (`LJ_LIGHTUD_BITS_LO`). Only these are compared; `None` also if two keys agree in them.
+pub fn table_light_userdata<M: RemoteMemory + ?Sized>(memory: &M, address: u64, key: u64) -> Option<Value> {
+    const TAG: i64 = !3;
+    const LOW: u64 = (1 << 39) - 1;
+    let nodes = nodes(memory, GcMode::Gc64, address);
+    let word = |bytes: &[u8]| bytes.try_into().map(u64::from_ne_bytes).unwrap_or(0);
+    let is_key = |raw: u64| raw.cast_signed() >> 47 == TAG && raw & LOW == key & LOW;
+    let mut found = nodes
+        .chunks_exact(NODE_SIZE)
+        .filter(|node| is_key(word(&node[8..16])))
+        .map(|node| Value::decode(GcMode::Gc64, word(&node[..8])));
+    let value = found.next()?;
+    found.next().is_none().then_some(value)
 }
 
 /// What a table has itself under this key; `None` if it has nothing there.

@@ -5,6 +5,7 @@ mod dicts;
 mod pipeline;
 mod pool;
 mod requests;
+mod sockets;
 mod timers;
 mod workers;
 mod zones;
@@ -44,7 +45,7 @@ Examples:
 
 Without a target every nginx of the machine is meant. The old names are understood too: ngx-active-reqs,
 ngx-count-conns, ngx-shm, ngx-cycle-pool, ngx-header-filters,
-ngx-body-filters, ngx-phase-handlers, ngx-lua-shdict, ngx-lua-count-timers.
+ngx-body-filters, ngx-phase-handlers, ngx-lua-shdict, ngx-lua-count-timers, ngx-lua-conn-pools.
 Arguments of requests, and keys and values of dictionaries, are shown with --show-values only.
 
 Exit status: 0 if everything was shown, 3 if it is not permitted, 4 if there is no nginx,
@@ -75,10 +76,13 @@ enum View {
     Phases(ViewArgs),
     /// Dictionaries of Lua (lua_shared_dict): how many keys and how large; also a key's value
     #[command(alias = "ngx-lua-shdict")]
-    Shdict(dicts::DictsArgs),
+    Shdict(Box<dicts::DictsArgs>),
     /// Timers of Lua: how many wait and run, and how many may
     #[command(alias = "ngx-lua-count-timers")]
     Timers(ViewArgs),
+    /// Pools of connections that Lua keeps (setkeepalive)
+    #[command(alias = "ngx-lua-conn-pools")]
+    Pools(ViewArgs),
     /// Where the fields of this nginx were found, to be sent with a report of a defect
     Layout(ViewArgs),
 }
@@ -136,10 +140,11 @@ pub fn run(args: &NginxArgs) -> Result<Code, Failure> {
         View::BodyFilters(args) => show(args, &pipeline::FiltersView::of(Chain::Body)),
         View::Phases(args) => show(args, &pipeline::PhasesView),
         View::Shdict(args) => match &args.command {
-            None => show(&args.view, args),
+            None => show(&args.view, &**args),
             Some(dicts::DictCommand::Get(args)) => show(&args.view, args),
         },
         View::Timers(args) => show(args, &timers::TimersView),
+        View::Pools(args) => show(args, &sockets::SocketsView),
         View::Layout(args) => show(args, &workers::LayoutView),
     }
 }

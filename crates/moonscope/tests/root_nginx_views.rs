@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::lua_nginx::LuaNginx;
 use common::stack::list;
 use common::{moonscope, root, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a view of the one worker shows.
 fn view(nginx: &LuaNginx, args: &[&str]) -> Value {
@@ -238,6 +238,52 @@ fn root_timers_are_as_many_as_lua_counts() {
     let expected =
         "Running timers: 23\nMax running timers: 40\nPending timers: 107\nMax pending timers: 300\n";
     assert_eq!(run.stdout, expected, "{}", run.stderr);
+}
+
+#[test]
+fn root_pools_of_connections_are_as_lua_uses_them() {
+    let Some(nginx) = start() else { return };
+    let pools = || {
+        let worker = view(&nginx, &["pools"]);
+        assert_eq!((&worker["lua"], &worker["torn"]), (&true.into(), &0.into()));
+        list(&worker, "pools").to_vec()
+    };
+    assert_eq!(pools(), Vec::<Value>::new());
+    assert!(nginx.answer("keep?n=5").ends_with("ok\n"));
+    let plain = |kept: u64, connections: u64, reused: Value| {
+        json!({
+            "name": format!("127.0.0.1:{}", nginx.port()), "size": 30, "kept": kept, "connections": connections,
+            "backlog": null, "waiting": 0, "reused": reused,
+        })
+    };
+    assert_eq!(pools(), [plain(5, 5, json!({ "max": 0, "mean": 0, "min": 0 }))]);
+    // takes the newest of those that are kept, and brings it back
+    for _ in 0..3 {
+        assert!(nginx.answer("keep?n=1").ends_with("ok\n"));
+    }
+    assert_eq!(pools(), [plain(5, 5, json!({ "max": 3, "mean": 0, "min": 0 }))]);
+    // two are in use and not kept; of a pool for two, two are used and three wait
+    let held = nginx.ask("hold?n=2");
+    let queued = nginx.ask("queue?n=5");
+    wait_until("three wait", || pools().iter().any(|pool| pool["waiting"] == 3));
+    wait_until("two are held", || pools()[0]["kept"] == 3);
+    let narrow = json!({
+        "name": "narrow", "size": 2, "kept": 0, "connections": 5, "backlog": 4, "waiting": 3, "reused": null,
+    });
+    assert_eq!(
+        pools(),
+        [plain(3, 5, json!({ "max": 0, "mean": 0, "min": 0 })), narrow]
+    );
+
+    let run = moonscope(&["nginx", "ngx-lua-conn-pools", "--format", "orig", &nginx.target()]);
+    let narrow = "pool \"narrow\"\n    out-of-pool reused connections: 5\n    in-pool connections: 0\n";
+    assert!(run.stdout.contains(narrow), "{} {}", run.stdout, run.stderr);
+    assert!(
+        run.stdout.ends_with("For total 2 connection pool(s) found.\n"),
+        "{}",
+        run.stdout
+    );
+    drop((held, queued));
 }
 
 #[test]
