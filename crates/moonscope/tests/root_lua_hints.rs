@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::lua::lua_hosts;
 use common::{Program, record_at, repository, root};
+use serde_json::Value;
 
 /// Names by the line of the definition, from `truth hint LINE NAME`.
 fn truth(lines: &[String]) -> BTreeMap<u64, String> {
@@ -93,34 +94,47 @@ fn root_a_function_that_is_reached_by_tail_calls_has_no_wrong_name() {
     }
 }
 
+/// Those of a program's functions that are meant have no name, whether they are compiled or not.
+fn assert_without_name(script: &str, is_meant: impl Fn(&Value) -> bool) {
+    for (host, is_compiled) in lua_hosts("openresty-gc64", &["host"])
+        .iter()
+        .flat_map(|host| [(host, true), (host, false)])
+    {
+        let mut command = host.command(&repository(script), is_compiled);
+        let program = Program::spawn(command.arg("30"));
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        let frames = recording.profile.json["frames"].as_array().unwrap();
+        let meant: Vec<_> = frames.iter().filter(|frame| is_meant(frame)).collect();
+        assert!(!meant.is_empty(), "{} compiled {is_compiled}", host.name);
+        for frame in meant {
+            assert!(frame["function"].is_null(), "compiled {is_compiled}: {frame}");
+        }
+    }
+}
+
 /// What runs is `red`, `green` and `blue` in turn, which are one function by file and line: it has the name of none of them.
 #[test]
 fn root_functions_of_texts_that_begin_alike_have_no_wrong_name() {
     if !root() {
         return;
     }
-    for (host, is_compiled) in lua_hosts("openresty-gc64", &["host"])
-        .iter()
-        .flat_map(|host| [(host, true), (host, false)])
-    {
-        let mut command = host.command(&repository("tests/luajit/names/alike.lua"), is_compiled);
-        let program = Program::spawn(command.arg("30"));
-        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
-        let frames = recording.profile.json["frames"].as_array().unwrap();
-        let of_texts: Vec<_> = frames
-            .iter()
-            .filter(|frame| {
-                frame["defined_at"] == 2
-                    && frame["file"]
-                        .as_str()
-                        .is_some_and(|file| file.starts_with("[string"))
-            })
-            .collect();
-        assert!(!of_texts.is_empty(), "{} compiled {is_compiled}", host.name);
-        for frame in of_texts {
-            assert!(frame["function"].is_null(), "compiled {is_compiled}: {frame}");
-        }
+    assert_without_name("tests/luajit/names/alike.lua", |frame| {
+        let file = frame["file"].as_str();
+        frame["defined_at"] == 2 && file.is_some_and(|file| file.starts_with("[string"))
+    });
+}
+
+/// All functions of a stripped chunk are one: what calls one of them by a name does not name the others.
+#[test]
+fn root_functions_of_stripped_bytecode_have_no_wrong_name() {
+    if !root() {
+        return;
     }
+    assert_without_name("tests/luajit/names/stripped.lua", |frame| {
+        let (kind, file) = (frame["kind"].as_str(), frame["file"].as_str());
+        matches!(kind, Some("lua-interpreted" | "lua-compiled"))
+            && file.is_none_or(|file| !file.ends_with(".lua"))
+    });
 }
 
 /// `require` is a C function, and a stripped program has no symbol for it.

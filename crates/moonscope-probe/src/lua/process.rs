@@ -335,7 +335,8 @@ impl LuaProcess {
             let _ = prototype.keep_lines(&self.memory);
             let words = || words_of(&self.memory, &strings, &prototype).ok().flatten();
             let name = self.names.name_with(&prototype, words);
-            let is_nameless = name.name.is_none();
+            // of stripped bytecode all functions of a chunk are one: what one is called is not the name of another
+            let is_nameless = name.name.is_none() && !prototype.is_stripped();
             let function = functions.intern(name.into());
             self.read += 1;
             let known = Known {
