@@ -137,6 +137,23 @@ fn root_functions_of_stripped_bytecode_have_no_wrong_name() {
     });
 }
 
+/// Where LuaJIT has symbols, the native frame of a builtin would say the same again.
+#[test]
+fn root_a_builtin_stands_once_where_luajit_has_a_symbol_for_it() {
+    if !root() {
+        return;
+    }
+    for host in lua_hosts("upstream-gc64", &["host"]) {
+        let mut command = host.command(&repository("tests/luajit/names/builtin.lua"), true);
+        let program = Program::spawn(command.arg("30"));
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        let of_builtin = recording.profile.count(|sample| sample.has("string.gsub"));
+        assert!(of_builtin > 20, "{of_builtin} samples");
+        let twice = recording.profile.count(|sample| sample.has("lj_cf_string_gsub"));
+        assert_eq!(twice, 0);
+    }
+}
+
 /// `require` is a C function, and a stripped program has no symbol for it.
 #[test]
 fn root_a_c_function_without_a_symbol_is_called_what_lua_calls_it() {

@@ -134,6 +134,12 @@ fn place_stacks(
         let shown = wakers.next(parent, &raw[frame as usize], &named.frames, profile);
         let mut is_shown = true;
         if let Some(RawStackId(id)) = parent
+            && let (_, called) = recorded.stacks.nodes()[id as usize]
+            && let RawFrame::LuaBuiltin(name) = &raw[called as usize]
+        {
+            is_shown = !is_code_of(profile, named, name);
+        }
+        if let Some(RawStackId(id)) = parent
             && let (grandparent, called) = recorded.stacks.nodes()[id as usize]
             && let RawFrame::LuaC { native, .. } = &raw[called as usize]
             && let RawFrame::File { executable, vaddr } = **native
@@ -151,6 +157,17 @@ fn place_stacks(
         stacks.push(stack);
     }
     stacks
+}
+
+/// Is this native frame what LuaJIT's symbols call the code of a builtin: `lj_cf_string_gsub`, or `lj_ffh_` where the first part
+/// of it is assembly (LJLIB_CF and LJLIB_ASM, lj_lib.h)? Both would say the same.
+fn is_code_of(profile: &Profile, native: &Named, builtin: &str) -> bool {
+    let [frame] = native.frames[..] else { return false };
+    let name = profile.frame_of(frame).function.as_deref().unwrap_or_default();
+    let code = ["lj_cf_", "lj_ffh_"]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
+    code.is_some_and(|code| code == builtin.replace('.', "_"))
 }
 
 fn name_frames(recorded: &Recorded, namer: &mut Namer, profile: &mut Profile) -> Vec<Named> {
