@@ -3,10 +3,41 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use moonscope_process::{Pid, visible};
 use serde_json::{Value, json};
 
 use crate::exit::{Code, Failure, tell};
+use crate::target::TargetArgs;
+
+/// What all views have.
+#[derive(Args)]
+pub struct ViewArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+
+    /// Writes JSON instead of a table
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+
+    /// `orig`: the text of the old SystemTap tool, for scripts that read it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+
+    /// Shows it again and again, each TIME
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
+          value_parser = crate::record::duration::parse)]
+    pub watch: Option<Duration>,
+}
+
+/// What a view writes, if not JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// The words of the old tools.
+    Orig,
+}
 
 /// What one look has found.
 pub struct Looked {

@@ -7,15 +7,12 @@ mod strings;
 mod vms;
 mod who;
 
-use std::time::Duration;
-
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use moonscope_probe::live::LiveFiles;
 use serde_json::{Value, json};
 
 use crate::exit::{Code, Failure};
-use crate::inspect::{self, Looked};
-use crate::target::TargetArgs;
+use crate::inspect::{self, Format, Looked, ViewArgs};
 use vms::{OneVm, Vms};
 
 /// Shows what Lua VMs hold in memory: the garbage collector, objects by type, strings.
@@ -53,32 +50,6 @@ enum View {
     /// The table of strings: how many, how large, how long its chains are
     #[command(aliases = ["lj-str-tab", "ngx-lj-str-tab"])]
     Strings(ViewArgs),
-}
-
-/// What all views have.
-#[derive(Args)]
-struct ViewArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-
-    /// Writes JSON instead of a table (docs/lua-heap.md)
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
-
-    /// `orig`: the text of the old SystemTap tool, for scripts that read it
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-
-    /// Shows it again and again, each TIME
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
-          value_parser = crate::record::duration::parse)]
-    watch: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Orig,
 }
 
 /// A view of VMs.

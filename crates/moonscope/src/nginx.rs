@@ -10,16 +10,13 @@ mod timers;
 mod workers;
 mod zones;
 
-use std::time::Duration;
-
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use moonscope_nginx::{Chain, Worker};
 use serde_json::Value;
 
 use crate::exit::{Code, Failure};
-use crate::inspect::{self, Looked};
+use crate::inspect::{self, Format, Looked, ViewArgs};
 use crate::table;
-use crate::target::TargetArgs;
 use workers::Workers;
 
 /// Shows what nginx is doing: its requests, connections, shared memory and pools.
@@ -85,32 +82,6 @@ enum View {
     Pools(ViewArgs),
     /// Where the fields of this nginx were found, to be sent with a report of a defect
     Layout(ViewArgs),
-}
-
-/// What all views have.
-#[derive(Args)]
-struct ViewArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-
-    /// Writes JSON instead of a table (docs/nginx.md)
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
-
-    /// `orig`: the text of the old SystemTap tool, for scripts that read it
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-
-    /// Shows it again and again, each TIME
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
-          value_parser = crate::record::duration::parse)]
-    watch: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Table,
-    Orig,
 }
 
 /// A view of workers.
