@@ -1,4 +1,4 @@
-//! `moonscope list`: what can be given as target, event or format.
+//! `moonscope list`: what can be given as target, event or format, and what the tools of others are here.
 
 use std::io::{self, Write};
 
@@ -6,14 +6,16 @@ use clap::{Args, ValueEnum};
 use moonscope_profile::Format;
 
 use crate::exit::{Code, Failure};
+use crate::old_tools::TOOLS;
 
 const EXAMPLES: &str = "\
 Examples:
   moonscope list formats
   moonscope list events
-  moonscope list targets";
+  moonscope list targets
+  moonscope list tools";
 
-/// Show the targets, events and formats there are
+/// Show the targets, events and formats there are, and what old tools are called here
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ListArgs {
@@ -29,6 +31,8 @@ enum What {
     Events,
     /// How to write it; READABLE: convert and diff take it, OF DIFF: diff writes it
     Formats,
+    /// The scripts of openresty-systemtap-toolkit and stapxx, and what they are here
+    Tools,
 }
 
 /// (option, what it picks)
@@ -67,6 +71,7 @@ pub fn run(args: ListArgs) -> Result<Code, Failure> {
         What::Targets => rows(["TARGET", "WHAT IT PICKS"], &TARGETS),
         What::Events => rows(["EVENT", "WHAT IS MEASURED"], &events()),
         What::Formats => formats(),
+        What::Tools => tools(),
     };
     match print(&rows) {
         // `| head` has seen enough.
@@ -91,6 +96,15 @@ fn rows(head: [&str; 2], items: &[(&str, &str)]) -> Vec<Vec<String>> {
 fn events() -> Vec<(&'static str, &'static str)> {
     let all = moonscope_probe::collectors::ALL.iter();
     all.map(|event| (event.name, event.what)).collect()
+}
+
+fn tools() -> Vec<Vec<String>> {
+    let tools = TOOLS
+        .iter()
+        .map(|tool| vec![tool.name.to_owned(), tool.described()]);
+    std::iter::once(vec!["OLD TOOL".to_owned(), "WHAT IT IS NOW".to_owned()])
+        .chain(tools)
+        .collect()
 }
 
 fn formats() -> Vec<Vec<String>> {

@@ -6,6 +6,7 @@ use clap::{Args, Parser};
 
 use crate::exit::{Code, Failure};
 use crate::record::{self, RecordArgs};
+use crate::shell::quoted;
 
 const EXAMPLES: &str = "\
 Collectors: on_cpu, off_cpu, memleak, io, readahead, llc_stat [-P PERIOD], probe SPEC (repeatable).
@@ -69,16 +70,6 @@ fn end_after(time: Duration) {
 
 fn usage(what: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Usage, what)
-}
-
-/// Words that can be pasted into a shell.
-fn quoted(words: &[String]) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=:/.,+%@".contains(c);
-    let quote = |word: &String| match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.clone(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    };
-    words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// What was asked for.
