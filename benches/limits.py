@@ -27,12 +27,16 @@ def end(child):
     return time.monotonic() - begin, usage.ru_maxrss / 1024, child.returncode, (accounting or ["-"])[-1]
 
 
+# Looking at all files of the recorder without a pause takes CPU time from it.
+LOOK = 0.01
+
+
 def first_sample(moonscope, target_command, environment):
     with folder() as work, target(target_command, env={**os.environ, **environment}) as busy:
         begin = time.monotonic()
         child = launch(moonscope, ["-p", str(busy.pid), "-F", "999", "-o", f"{work}/out.folded"])
         while child.poll() is None and not runs_of_sampler(child.pid) and time.monotonic() - begin < 20:
-            time.sleep(0.001)
+            time.sleep(LOOK)
         took = time.monotonic() - begin
         time.sleep(0.3)
         end(child)

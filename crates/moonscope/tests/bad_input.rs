@@ -359,7 +359,7 @@ fn root_an_existing_file_is_replaced_when_forced() {
     let run = record_into(
         dir.path(),
         "x.json",
-        &["-f", "-F", "999", "-p", &program.pid_text()],
+        &["-f", "-F", "999", "-d", "1s", "-p", &program.pid_text()],
     );
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(common::Profile::read(&dir.path().join("x.json")).total() > 0);
