@@ -147,8 +147,11 @@ ms_outlined int lua_step(struct walk *w)
 		}
 		leaves = cont[0] == LUA_CONT_FFI_CALLBACK;
 		/* lj_meta_tailcall: the function below is not called yet, and its link stands here */
-		if (dummy && !cont[0])
+		if (dummy && !cont[0]) {
+			if (!caller_pc)
+				return lua_break(w, MS_LUA_BAD_LINK);
 			replaced = caller_pc;
+		}
 		break;
 	}
 	case LUA_FRAME_VARG:

@@ -296,6 +296,51 @@ proptest! {
 }
 
 #[test]
+fn a_tail_call_without_a_link_below_it_breaks_the_stack() {
+    let call = |callee| Call {
+        callee,
+        how: How::Call,
+        slot: 4,
+        at: 0,
+    };
+    let entry = Entry {
+        place: Place::Call,
+        c_frames: 0,
+        calls: vec![call(Callee::Lua); 3],
+    };
+    for gc64 in [true, false] {
+        let plan = Plan {
+            gc64,
+            entries: vec![entry.clone()],
+            leaf: Leaf::C,
+            c_frames: 0,
+        };
+        let mut image = plan.image();
+        // the second frame is a dummy of lj_meta_tailcall whose continuation and link are both 0
+        let (memory, segment) = (image.memory(), image.segments[0].clone());
+        let base = Base::at(segment.base);
+        let frames = lua_stack::frames(&memory, &image.layout, segment.l, base, SegmentEnd::EnteredFromC);
+        let frames = frames.unwrap().frames;
+        let (frame, size) = (frames[1].position, frames[1].position - frames[2].position);
+        match gc64 {
+            true => {
+                image.put(frame, &(size | 2).to_le_bytes());
+                image.put(frame - 8, &(segment.l | 0x1fff9 << 47).to_le_bytes());
+                image.put(frame - 24, &[0; 16]);
+            }
+            false => {
+                image.put(frame, &(segment.l | (size | 2) << 32).to_le_bytes());
+                image.put(frame - 8, &[0; 8]);
+            }
+        }
+        let (words, end) = image.walk(DEEP);
+        let segments = checked(&words, end, DEEP);
+        assert_eq!(segments[0].frames.len(), 1);
+        assert!(segments[0].is_broken);
+    }
+}
+
+#[test]
 fn a_stack_of_frames_that_are_none_ends_at_the_limit() {
     for gc64 in [true, false] {
         let entry = Entry {
