@@ -6,6 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::limits::{FEW_DEFINITIONS, FORGOTTEN_AT_ONCE, IDLE_INTERVALS, MAX_DEFINITIONS};
 use crate::lua::LuaNotes;
 use crate::stacks::{RawStackId, Renumbered, Thread};
+use crate::unsettled::Unsettled;
 
 /// How a sample is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ struct Kept {
     used: u32,
     /// The interval at whose end the kernel side was told to ship it anew.
     withdrawn: Option<u32>,
+    /// What it was told from, if that may be told better later.
+    unsettled: Option<Unsettled>,
 }
 
 /// Stacks by the ids that the kernel side gave them.
@@ -60,8 +63,28 @@ impl Definitions {
             definition,
             used: self.interval,
             withdrawn: None,
+            unsettled: None,
         };
         self.by_id.insert(id, kept);
+    }
+
+    /// Remembers of a stack that is known how it may be told better later.
+    pub fn insert_unsettled(&mut self, id: abi::ms_stack_id, unsettled: Unsettled) {
+        if let Some(kept) = self.by_id.get_mut(&id) {
+            kept.unsettled = Some(unsettled);
+        }
+    }
+
+    /// How a stack may be told better, if it is to be tried again.
+    pub fn take_unsettled(&mut self, id: abi::ms_stack_id) -> Option<Unsettled> {
+        self.by_id.get_mut(&id)?.unsettled.take()
+    }
+
+    /// A stack is told better than before.
+    pub fn settle(&mut self, id: abi::ms_stack_id, (stack, verdict): (RawStackId, Verdict)) {
+        if let Some(kept) = self.by_id.get_mut(&id) {
+            (kept.definition.stack, kept.definition.verdict) = (stack, verdict);
+        }
     }
 
     /// The stack of this id; `None` if it was lost on its way.

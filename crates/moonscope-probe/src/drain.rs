@@ -2,6 +2,7 @@
 
 mod intervals;
 mod late;
+mod settling;
 mod values;
 mod waker;
 
@@ -28,6 +29,7 @@ use crate::sample::{KeptRecord, RawSample, Record, comm_bytes};
 use crate::sites::Sites;
 use crate::stacks::{LuaState, RawFrame, RawStackId, RawStacks, TOO_MANY_STACKS, Thread, What};
 use crate::tables::TableStore;
+use crate::unsettled::Unsettled;
 use intervals::{Ended, Size};
 pub use intervals::{Gathered, Interval};
 
@@ -355,9 +357,8 @@ impl Drain {
             self.add(sample, (&frames, stack), generation.as_deref(), verdict);
             return;
         }
-        let end = sample.end();
-        let frames = user_frames(sample.user());
-        let (stack, verdict) = self.place(sample, generation.as_deref(), &frames, cut_of(end));
+        let (frames, cut) = (user_frames(sample.user()), cut_of(sample.end()));
+        let (stack, verdict) = self.place_and_add(sample, generation, frames, cut);
         if self.remembered.len() >= REMEMBERED_STACKS {
             self.remembered.clear();
         }
@@ -365,7 +366,23 @@ impl Drain {
             self.remembered
                 .insert(self.key.as_slice().into(), (stack, verdict));
         }
+    }
+
+    /// Interns the stack of a sample, and counts it.
+    fn place_and_add(
+        &mut self,
+        sample: &RawSample<'_>,
+        generation: Option<Arc<Generation>>,
+        frames: Vec<UserFrame>,
+        cut: Option<&'static str>,
+    ) -> (RawStackId, Verdict) {
+        let (stack, verdict) = self.place(sample, generation.as_deref(), &frames, cut);
         self.add(sample, (&frames, stack), generation.as_deref(), verdict);
+        if verdict.is_provisional {
+            let unsettled = Unsettled::new(sample, (frames, cut), generation);
+            self.definitions.insert_unsettled(sample.head.stack, unsettled);
+        }
+        (stack, verdict)
     }
 
     fn generation_of(&self, sample: &RawSample<'_>) -> Option<Arc<Generation>> {

@@ -65,6 +65,7 @@ mod sums;
 mod tables;
 mod totals;
 mod unfinished;
+mod unsettled;
 mod user_walk;
 
 pub use clock::{ClockKind, max_rate};

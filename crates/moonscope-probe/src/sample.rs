@@ -98,6 +98,15 @@ impl<'a> RawSample<'a> {
         Some(Self { head, frames, copy })
     }
 
+    /// A sample with these frames ([`RawSample::frames`]) whose stack need not be walked any more.
+    pub fn without_copy(head: abi::ms_sample, frames: &'a [u64]) -> Self {
+        Self {
+            head,
+            frames,
+            copy: None,
+        }
+    }
+
     /// Kernel addresses, leaf first.
     pub fn kernel(&self) -> &'a [u64] {
         &self.frames[..usize::from(self.head.nr_kernel)]

@@ -107,9 +107,8 @@ impl Drain {
                 }
             }
         };
-        let generation = generation.map(Arc::as_ref);
-        let (stack, verdict) = self.place(sample, generation, &frames, cut);
-        self.add(sample, (&frames, stack), generation, verdict);
+        let generation = generation.map(Arc::clone);
+        self.place_and_add(sample, generation, frames, cut);
     }
 
     /// What is true of frames that were walked with the mappings `used`, where something else is mapped at some of them

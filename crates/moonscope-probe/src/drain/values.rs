@@ -40,12 +40,12 @@ impl Drain {
 
     /// What is known of a stack; of two that are to be joined, both.
     fn definition(&mut self, id: abi::ms_stack_id) -> Option<Definition> {
-        if let Some(known) = self.definitions.get(id) {
+        if let Some(known) = self.settled(id) {
             return Some(known);
         }
         let pair = self.definitions.take_pair(id)?;
-        let mut joined = self.definitions.get(pair.stack)?;
-        let waker = self.definitions.get(pair.waker);
+        let mut joined = self.settled(pair.stack)?;
+        let waker = self.settled(pair.waker);
         // without room for more stacks at least the one that waited
         joined.stack = self
             .stacks

@@ -47,6 +47,8 @@ pub struct LuaVm {
     forgot_callees: Instant,
     keeper: Option<TraceKeeper>,
     looked_at_traces: Option<Instant>,
+    /// A sample since had machine code of none that is known.
+    lacks_trace: bool,
 }
 
 /// It was looked at a moment ago, or cannot be.
@@ -70,6 +72,7 @@ impl LuaVm {
             forgot_callees: Instant::now(),
             keeper: None,
             looked_at_traces: None,
+            lacks_trace: false,
         }
     }
 
@@ -186,14 +189,16 @@ impl LuaVm {
             .keeper
             .as_ref()
             .is_some_and(|keeper| keeper.find(addr, at).is_ok());
-        if !is_known
-            && self
-                .looked_at_traces
-                .is_none_or(|last| last.elapsed() >= TRACES_REST)
-        {
+        if !is_known && self.has_rested(TRACES_REST) {
             self.look_at_traces(memory);
         }
-        self.keeper.as_ref()?.find(addr, at).ok()
+        let found = self.keeper.as_ref().and_then(|keeper| keeper.find(addr, at).ok());
+        self.lacks_trace |= found.is_none();
+        found
+    }
+
+    fn has_rested(&self, rest: Duration) -> bool {
+        self.looked_at_traces.is_none_or(|last| last.elapsed() >= rest)
     }
 
     /// The live trace with this number, as far as it was looked at.
@@ -207,15 +212,19 @@ impl LuaVm {
             self.forgot_callees = Instant::now();
             self.callees.forget();
         }
-        let is_due = self
-            .looked_at_traces
-            .is_none_or(|last| last.elapsed() >= TRACES_PERIOD);
-        is_due && self.look_at_traces(memory)
+        // one that a sample lacked may not live for long
+        let period = if self.lacks_trace {
+            TRACES_REST
+        } else {
+            TRACES_PERIOD
+        };
+        self.has_rested(period) && self.look_at_traces(memory)
     }
 
     fn look_at_traces(&mut self, memory: &impl RemoteMemory) -> bool {
         let now = Instant::now();
         self.looked_at_traces = Some(now);
+        self.lacks_trace = false;
         if self.layout.trace.is_none() {
             self.layout.trace = traces::settle(memory, self.g, &self.layout);
         }
