@@ -40,6 +40,9 @@ const ENDED_EARLY: &str = "process ended before its mappings could be read";
 /// __bpf_trace_*, __traceiter_*.
 const TRACING_FRAMES: usize = 4;
 
+/// So many samples that wait are dealt with before tables that were built meanwhile are given out: some milliseconds.
+const SAMPLES_BETWEEN_TABLES: usize = 64;
+
 /// What the session wants to hear of while it drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -199,6 +202,12 @@ impl Drain {
         self.kept_bytes > MAX_KEPT_BYTES
     }
 
+    /// Did a record come that must wait for the next [`Drain::begin`]? Others behind it would only wait too, and with them the
+    /// news of a program that has begun.
+    pub fn is_past_horizon(&self) -> bool {
+        !self.later.is_empty()
+    }
+
     fn keep(&mut self, bytes: &[u8]) -> KeptRecord {
         self.kept_bytes += bytes.len();
         KeptRecord::new(bytes)
@@ -262,7 +271,11 @@ impl Drain {
             // whose mappings were read: those of the program that was sampled, or of the next one?
             self.read_watch();
         }
-        for sample in waiting.iter().filter_map(KeptRecord::sample) {
+        for (number, sample) in waiting.iter().filter_map(KeptRecord::sample).enumerate() {
+            // each table that the kernel side gets now spares copies of stacks to walk
+            if number % SAMPLES_BETWEEN_TABLES == 0 {
+                self.executables.collect_tables(&mut self.tables);
+            }
             let failed = scanned.get(&sample.head.pid).copied().flatten();
             self.count_late(&sample, failed);
         }

@@ -206,7 +206,11 @@ impl Session {
             .add(&maps.events, move |bytes| {
                 let mut drain = receiver.borrow_mut();
                 drain.take(bytes);
-                if drain.is_full() { STOP } else { 0 }
+                if drain.is_full() || drain.is_past_horizon() {
+                    STOP
+                } else {
+                    0
+                }
             })
             .map_err(ring_error)?;
         let ring = builder.build().map_err(ring_error)?;

@@ -16,6 +16,15 @@ pub(super) const STOP: i32 = -4096;
 /// Rounds of receiving until others have their turn.
 const ROUNDS: usize = 8;
 
+/// What a round of receiving leaves in the ring buffer.
+enum Left {
+    Nothing,
+    /// What came since it began.
+    Newer,
+    /// As there was no more room.
+    Some,
+}
+
 impl Session {
     /// Receives what comes within this time, or returns earlier when something new must be looked at.
     pub fn poll(&mut self, timeout: Duration) -> Result<Vec<Change>, ProbeError> {
@@ -62,18 +71,21 @@ impl Session {
         Ok(changes)
     }
 
-    /// Receives until there is nothing left, or for so many rounds. Says whether that was all.
+    /// Receives until there is nothing left, or for so many rounds. Says whether that was all that was there in the beginning.
     fn receive_rounds(&mut self, rounds: usize) -> Result<bool, ProbeError> {
+        let mut is_all = false;
         for _ in 0..rounds {
-            if !self.receive_some()? {
-                return Ok(true);
+            match self.receive_some()? {
+                Left::Nothing => return Ok(true),
+                Left::Newer => is_all = true,
+                Left::Some => {}
             }
         }
-        Ok(false)
+        Ok(is_all)
     }
 
-    /// Receives what is there, as much as there is room for in our own memory. Says whether there is more.
-    fn receive_some(&mut self) -> Result<bool, ProbeError> {
+    /// Receives what is there, as much as there is room for in our own memory.
+    fn receive_some(&mut self) -> Result<Left, ProbeError> {
         self.drain.borrow_mut().begin();
         // samples come without a wake-up, so what is there must be asked for
         let received = self.ring.consume_raw();
@@ -86,7 +98,11 @@ impl Session {
         let mut drain = self.drain.borrow_mut();
         self.targets.look_for_ended(&mut drain);
         drain.settle();
-        Ok(received == STOP)
+        Ok(match received {
+            STOP if drain.is_full() => Left::Some,
+            STOP => Left::Newer,
+            _ => Left::Nothing,
+        })
     }
 }
 
