@@ -468,8 +468,7 @@ int alloc_free(struct pt_regs *ctx)
 }
 
 /* sched_process_exec(task, old_pid, bprm): its address space is another one, and nobody will free what was in the old one. */
-SEC("raw_tracepoint/sched_process_exec")
-int alloc_executes(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exec", alloc_executes)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
 	struct ms_alloc_exec exec = { .time = bpf_ktime_get_ns() };

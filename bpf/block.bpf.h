@@ -173,7 +173,7 @@ static __always_inline int on_block_start(struct bpf_raw_tracepoint_args *ctx, e
 	return begin_request(ctx, key, 0, loop);
 }
 
-WALKING_PROGRAM("raw_tracepoint/block_io_start", block_start, struct bpf_raw_tracepoint_args, on_block_start)
+WALKING_TRACEPOINT("raw_tracepoint/block_io_start", block_start, struct bpf_raw_tracepoint_args, on_block_start)
 
 static __always_inline __u64 told_request(const struct bpf_raw_tracepoint_args *ctx)
 {
@@ -190,8 +190,7 @@ static __always_inline void note_issue(struct block_request *known, __u64 key)
 }
 
 /* block_rq_issue(request) */
-SEC("raw_tracepoint/block_rq_issue")
-int block_issue(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/block_rq_issue", block_issue)
 {
 	__u64 key = told_request(ctx);
 	struct block_request *known = bpf_map_lookup_elem(&block_requests, &key);
@@ -202,8 +201,7 @@ int block_issue(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* block_rq_merge(request): it goes away, and what it has to do is part of another one. */
-SEC("raw_tracepoint/block_rq_merge")
-int block_merge(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/block_rq_merge", block_merge)
 {
 	__u64 key = told_request(ctx);
 
@@ -234,7 +232,7 @@ static __always_inline int on_block_insert(struct bpf_raw_tracepoint_args *ctx, 
 	return known_request(key) ? 0 : begin_request(ctx, key, 0, loop);
 }
 
-WALKING_PROGRAM("raw_tracepoint/block_rq_insert", block_insert, struct bpf_raw_tracepoint_args, on_block_insert)
+WALKING_TRACEPOINT("raw_tracepoint/block_rq_insert", block_insert, struct bpf_raw_tracepoint_args, on_block_insert)
 
 /* block_rq_issue(request) of one that was not queued before */
 static __always_inline int on_block_first_issue(struct bpf_raw_tracepoint_args *ctx, enum walk_loop loop)
@@ -248,7 +246,7 @@ static __always_inline int on_block_first_issue(struct bpf_raw_tracepoint_args *
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/block_rq_issue", block_first_issue, struct bpf_raw_tracepoint_args, on_block_first_issue)
+WALKING_TRACEPOINT("raw_tracepoint/block_rq_issue", block_first_issue, struct bpf_raw_tracepoint_args, on_block_first_issue)
 
 /* ---- the end ---------------------------------------------------------- */
 
@@ -284,8 +282,7 @@ static __always_inline void value_request(const struct block_request *done, __u6
 }
 
 /* block_rq_complete(request, error, bytes): of a part of it, perhaps */
-SEC("raw_tracepoint/block_rq_complete")
-int block_complete(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/block_rq_complete", block_complete)
 {
 	struct request *request = (void *)ctx->args[0];
 	__u64 key = ctx->args[0];

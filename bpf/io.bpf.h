@@ -131,8 +131,7 @@ static __always_inline bool remember_thread(__u32 tid, const struct io_call *cal
 }
 
 /* sys_enter(regs, number) */
-SEC("raw_tracepoint/sys_enter")
-int io_enter(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sys_enter", io_enter)
 {
 	__u64 number = ctx->args[1];
 	__u8 call = call_of(number);
@@ -272,11 +271,10 @@ static __always_inline int on_io_exit(struct bpf_raw_tracepoint_args *ctx, enum 
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sys_exit", io_exit, struct bpf_raw_tracepoint_args, on_io_exit)
+WALKING_TRACEPOINT("raw_tracepoint/sys_exit", io_exit, struct bpf_raw_tracepoint_args, on_io_exit)
 
 /* sched_process_exit(task): of each thread, by itself. Its number may be another's soon. */
-SEC("raw_tracepoint/sched_process_exit")
-int io_thread_ends(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exit", io_thread_ends)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 

@@ -99,11 +99,10 @@ static __always_inline int on_io_submit(struct bpf_raw_tracepoint_args *ctx, enu
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/io_uring_submit_req", io_submit, struct bpf_raw_tracepoint_args, on_io_submit)
+WALKING_TRACEPOINT("raw_tracepoint/io_uring_submit_req", io_submit, struct bpf_raw_tracepoint_args, on_io_submit)
 
 /* io_uring_complete(context, request, ...); of what has no request of its own it is NULL */
-SEC("raw_tracepoint/io_uring_complete")
-int io_complete(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/io_uring_complete", io_complete)
 {
 	struct io_kiocb *request = (void *)ctx->args[1];
 	__u64 key = ctx->args[1];

@@ -24,8 +24,7 @@ static __always_inline void send_event(__u32 kind, __u32 pid, __u32 child, __u32
 }
 
 /* sched_process_fork(parent, child): children of targets are targets. */
-SEC("raw_tracepoint/sched_process_fork")
-int process_fork(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_fork", process_fork)
 {
 	struct task_struct *parent = (void *)ctx->args[0];
 	struct task_struct *child = (void *)ctx->args[1];
@@ -52,8 +51,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* sched_process_exec(task, old_pid, bprm): the old mappings are gone. */
-SEC("raw_tracepoint/sched_process_exec")
-int process_exec(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exec", process_exec)
 {
 	struct task_struct *task = (void *)ctx->args[0];
 	__u32 pid = BPF_CORE_READ(task, tgid);
@@ -69,8 +67,7 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* sched_process_exit(task, ...): the number may be used again. */
-SEC("raw_tracepoint/sched_process_exit")
-int process_exit(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exit", process_exit)
 {
 	struct task_struct *task = (void *)ctx->args[0];
 	__u32 pid = BPF_CORE_READ(task, tgid);

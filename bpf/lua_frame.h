@@ -146,12 +146,12 @@ ms_outlined int lua_step(struct walk *w)
 			caller_pc = cont[1];
 		}
 		leaves = cont[0] == LUA_CONT_FFI_CALLBACK;
-		/* lj_meta_tailcall: the function below is not called yet, and its link stands here */
-		if (dummy && !cont[0]) {
-			if (!caller_pc)
-				return lua_break(w, MS_LUA_BAD_LINK);
-			replaced = caller_pc;
-		}
+		/*
+		 * lj_meta_tailcall: the function below is not called yet, and its link stands here.
+		 * A link of 0 becomes one that leads nowhere either, without another branch to verify.
+		 */
+		if (dummy && !cont[0])
+			replaced = caller_pc | ((caller_pc - 1) >> 61 & LUA_FRAME_P);
 		break;
 	}
 	case LUA_FRAME_VARG:

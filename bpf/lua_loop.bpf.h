@@ -240,7 +240,7 @@ static __always_inline int on_loop_switch(struct bpf_raw_tracepoint_args *ctx, e
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sched_switch", loop_switch, struct bpf_raw_tracepoint_args, on_loop_switch)
+WALKING_TRACEPOINT("raw_tracepoint/sched_switch", loop_switch, struct bpf_raw_tracepoint_args, on_loop_switch)
 
 /* In sys_enter and sys_exit, whose kernel part is the same for all system calls. */
 static __always_inline void look_at_call(void *ctx, const struct pt_regs *regs, struct loop_turn *turn,
@@ -320,7 +320,7 @@ static __always_inline int on_loop_exit(struct bpf_raw_tracepoint_args *ctx, enu
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sys_exit", loop_exit, struct bpf_raw_tracepoint_args, on_loop_exit)
+WALKING_TRACEPOINT("raw_tracepoint/sys_exit", loop_exit, struct bpf_raw_tracepoint_args, on_loop_exit)
 
 /* What is left of a turn that was looked at; false: it is long enough, and no look is there. */
 static __always_inline bool end_turn(struct loop_turn *turn, __u64 now)
@@ -363,11 +363,10 @@ static __always_inline int on_loop_enter(struct bpf_raw_tracepoint_args *ctx, en
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sys_enter", loop_enter, struct bpf_raw_tracepoint_args, on_loop_enter)
+WALKING_TRACEPOINT("raw_tracepoint/sys_enter", loop_enter, struct bpf_raw_tracepoint_args, on_loop_enter)
 
 /* sched_process_exit(task): of each thread, by itself. Its number may be another's soon. */
-SEC("raw_tracepoint/sched_process_exit")
-int loop_thread_ends(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exit", loop_thread_ends)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct loop_turn *turn = bpf_map_lookup_elem(&loop_threads, &tid);

@@ -362,6 +362,6 @@ static __always_inline int on_resident(struct bpf_raw_tracepoint_args *ctx, enum
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/rss_stat", memory_change, struct bpf_raw_tracepoint_args, on_resident)
+WALKING_TRACEPOINT("raw_tracepoint/rss_stat", memory_change, struct bpf_raw_tracepoint_args, on_resident)
 
 #endif /* MOONSCOPE_MEMORY_H */

@@ -160,8 +160,7 @@ static __always_inline void remember(__u32 tid, const struct blocked *b)
 }
 
 /* sched_switch(preempt, prev, next): prev is still current. */
-SEC("raw_tracepoint/sched_switch")
-int offcpu_leave(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_switch", offcpu_leave)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct blocked b = {};
@@ -174,8 +173,7 @@ int offcpu_leave(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* sched_waking(task), wherever whoever wakes it runs. */
-SEC("raw_tracepoint/sched_waking")
-int offcpu_wake(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_waking", offcpu_wake)
 {
 	struct task_struct *task = (void *)ctx->args[0];
 	__u32 tid = BPF_CORE_READ(task, pid);
@@ -203,7 +201,7 @@ static __always_inline int on_wake(struct bpf_raw_tracepoint_args *ctx, enum wal
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sched_waking", offcpu_waker, struct bpf_raw_tracepoint_args, on_wake)
+WALKING_TRACEPOINT("raw_tracepoint/sched_waking", offcpu_waker, struct bpf_raw_tracepoint_args, on_wake)
 
 /* ---- the end, where the kernel tells of it ---------------------------- */
 
@@ -276,7 +274,7 @@ out:
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sched_exit_tp", offcpu_return, struct bpf_raw_tracepoint_args, on_return)
+WALKING_TRACEPOINT("raw_tracepoint/sched_exit_tp", offcpu_return, struct bpf_raw_tracepoint_args, on_return)
 
 /* ---- the end, elsewhere ----------------------------------------------- */
 
@@ -337,6 +335,6 @@ static __always_inline int on_switch(struct bpf_raw_tracepoint_args *ctx, enum w
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/sched_switch", offcpu_switch, struct bpf_raw_tracepoint_args, on_switch)
+WALKING_TRACEPOINT("raw_tracepoint/sched_switch", offcpu_switch, struct bpf_raw_tracepoint_args, on_switch)
 
 #endif /* MOONSCOPE_OFFCPU_H */

@@ -380,7 +380,7 @@ static __always_inline int on_probe_raw(struct bpf_raw_tracepoint_args *ctx, enu
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint", probe_raw, struct bpf_raw_tracepoint_args, on_probe_raw)
+WALKING_TRACEPOINT("raw_tracepoint", probe_raw, struct bpf_raw_tracepoint_args, on_probe_raw)
 
 static __always_inline int on_probe_tracepoint(void *ctx, enum walk_loop loop)
 {
@@ -388,7 +388,7 @@ static __always_inline int on_probe_tracepoint(void *ctx, enum walk_loop loop)
 	return 0;
 }
 
-WALKING_PROGRAM("tracepoint", probe_tracepoint, void, on_probe_tracepoint)
+WALKING_TRACEPOINT("tracepoint", probe_tracepoint, void, on_probe_tracepoint)
 
 /* What has not returned never will. */
 static __always_inline void end_probe_calls(__u32 tid)
@@ -405,16 +405,14 @@ static __always_inline void end_probe_calls(__u32 tid)
 }
 
 /* sched_process_exit(task): of each thread, by itself. */
-SEC("raw_tracepoint/sched_process_exit")
-int probe_thread_ends(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exit", probe_thread_ends)
 {
 	end_probe_calls((__u32)bpf_get_current_pid_tgid());
 	return 0;
 }
 
 /* sched_process_exec(task, old_pid, bprm): the thread has the number of its process now. */
-SEC("raw_tracepoint/sched_process_exec")
-int probe_program_ends(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exec", probe_program_ends)
 {
 	end_probe_calls((__u32)ctx->args[1]);
 	return 0;

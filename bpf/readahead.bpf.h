@@ -173,15 +173,13 @@ static __always_inline int begin_window(const struct inode *inode, __u64 first, 
 }
 
 /* page_cache_ra_unbounded(inode, index, pages, lookahead) */
-SEC("raw_tracepoint/page_cache_ra_unbounded")
-int readahead_window(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/page_cache_ra_unbounded", readahead_window)
 {
 	return begin_window((void *)ctx->args[0], ctx->args[1], ctx->args[2]);
 }
 
 /* page_cache_ra_order(inode, index, state); where there are no large folios, the former follows */
-SEC("raw_tracepoint/page_cache_ra_order")
-int readahead_large(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/page_cache_ra_order", readahead_large)
 {
 	const struct file_ra_state *state = (void *)ctx->args[2];
 
@@ -309,7 +307,7 @@ static __always_inline int on_ra_add(struct bpf_raw_tracepoint_args *ctx, enum w
 	return 0;
 }
 
-WALKING_PROGRAM("raw_tracepoint/mm_filemap_add_to_page_cache", readahead_add, struct bpf_raw_tracepoint_args, on_ra_add)
+WALKING_TRACEPOINT("raw_tracepoint/mm_filemap_add_to_page_cache", readahead_add, struct bpf_raw_tracepoint_args, on_ra_add)
 
 /* ---- what becomes of them --------------------------------------------- */
 
@@ -440,8 +438,7 @@ static __always_inline __u64 not_looked_at(__u64 mapping, __u64 first, __u64 las
 }
 
 /* mm_filemap_get_pages(mapping, index, last): of a read, a sendfile, a splice */
-SEC("raw_tracepoint/mm_filemap_get_pages")
-int readahead_read(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/mm_filemap_get_pages", readahead_read)
 {
 	__u64 mapping = ctx->args[0], first = ctx->args[1], last = ctx->args[2];
 
@@ -454,8 +451,7 @@ int readahead_read(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* mm_filemap_map_pages(mapping, first, last): what lies around a fault is mapped with it */
-SEC("raw_tracepoint/mm_filemap_map_pages")
-int readahead_map(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/mm_filemap_map_pages", readahead_map)
 {
 	__u64 mapping = ctx->args[0], first = ctx->args[1], last = ctx->args[2];
 
@@ -465,8 +461,7 @@ int readahead_map(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* mm_filemap_fault(mapping, index) */
-SEC("raw_tracepoint/mm_filemap_fault")
-int readahead_fault(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/mm_filemap_fault", readahead_fault)
 {
 	__u64 mapping = ctx->args[0];
 
@@ -476,8 +471,7 @@ int readahead_fault(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* mm_filemap_delete_from_page_cache(folio) */
-SEC("raw_tracepoint/mm_filemap_delete_from_page_cache")
-int readahead_delete(struct bpf_raw_tracepoint_args *ctx)
+TRACEPOINT_PROGRAM("raw_tracepoint/mm_filemap_delete_from_page_cache", readahead_delete)
 {
 	const struct folio *folio = (void *)ctx->args[0];
 	__u64 mapping = (__u64)BPF_CORE_READ(folio, mapping);

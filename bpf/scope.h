@@ -4,6 +4,7 @@
 #define MOONSCOPE_SCOPE_H
 
 #include "maps.h"
+#include "tracepoint.h"
 
 struct cgroup {
 	int level;

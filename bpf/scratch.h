@@ -4,10 +4,8 @@
  * 32 KiB.
  *
  * A program that runs may be left for another one on the same CPU: by a tick or a wake-up, each of which has a place of its
- * own. And for one of the same kind, where the kernel preempts programs: those of uprobes always (bpf_prog_run_array_uprobe,
- * include/linux/bpf.h), those of tracepoints since Linux 7.0, where tracepoints are guarded by SRCU and not by disabled
- * preemption (__DO_TRACE_CALL, include/linux/tracepoint.h). For them each CPU has spare ones: who finds its own taken takes
- * one of these. No program goes to another CPU.
+ * own. And for one of the same kind, where the kernel preempts programs: those of uprobes (bpf_prog_run_array_uprobe,
+ * include/linux/bpf.h), for which each CPU has spare ones. No program goes to another CPU.
  */
 #ifndef MOONSCOPE_SCRATCH_H
 #define MOONSCOPE_SCRATCH_H
@@ -23,9 +21,6 @@ enum scratch_level {
 
 /* Of each CPU; they lie behind those of all levels. */
 enum { SPARE_SCRATCHES = 4 };
-
-/* This kernel preempts programs of tracepoints, and there are spare scratches. */
-const volatile bool ms_tracepoints_are_preempted;
 
 /*
  * Rules that walks on this CPU have found, by the address in the process: callers are
@@ -127,15 +122,11 @@ static __always_inline struct scratch *take_scratch(__u32 event, enum scratch_le
 		count(event, MS_COUNT_LOST_CPU);
 		return NULL;
 	}
-	if (seize(s)) {
-		s->index = index;
-	} else {
-		s = level == SCRATCH_TASK && ms_tracepoints_are_preempted ? spare_scratch() : NULL;
-		if (!s) {
-			count(event, MS_COUNT_LOST_BUSY);
-			return NULL;
-		}
+	if (!seize(s)) {
+		count(event, MS_COUNT_LOST_BUSY);
+		return NULL;
 	}
+	s->index = index;
 	s->sample.event = event;
 	return s;
 }

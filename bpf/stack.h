@@ -11,6 +11,7 @@
 #define MOONSCOPE_STACK_H
 
 #include "registers.h"
+#include "tracepoint.h"
 #include "walk_bpf.h"
 
 enum walk_loop {
@@ -28,6 +29,19 @@ enum walk_loop {
 	{						\
 		return body(ctx, WALK_PLAIN_LOOP);	\
 	}
+
+/* The same of a tracepoint. */
+#define WALKING_TRACEPOINT(section, name, type, body)				\
+	static __always_inline int name##_kept(type *ctx, enum walk_loop loop)	\
+	{									\
+		int result;							\
+										\
+		keep_cpu();							\
+		result = body(ctx, loop);					\
+		release_cpu();							\
+		return result;							\
+	}									\
+	WALKING_PROGRAM(section, name, type, name##_kept)
 
 /*
  * How much of a stack there is room to copy. The fuller the ring buffer, the less, and nothing into its last quarter: that

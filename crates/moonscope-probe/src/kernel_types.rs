@@ -55,7 +55,7 @@ pub fn tells_events_apart() -> bool {
     has_helper("BPF_FUNC_get_attach_cookie")
 }
 
-/// May a program of a tracepoint be preempted? Since Linux 7.0 tracepoints are guarded by SRCU and not by disabled preemption
+/// May a program of a tracepoint be preempted (`bpf/tracepoint.h`)? Since Linux 7.0 tracepoints are guarded by SRCU and not by disabled preemption
 /// (`__DO_TRACE_CALL`, include/linux/tracepoint.h).
 pub fn preempts_tracepoints() -> bool {
     is_kernel_at_least(7, 0)

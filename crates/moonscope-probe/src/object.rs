@@ -236,9 +236,6 @@ impl Object {
         maps.sums_odd.set_max_entries(stacks).map_err(&refused)?;
         maps.events.set_max_entries(limits.ring_bytes).map_err(&refused)?;
 
-        if preempts_tracepoints() {
-            add_spare_scratches(&mut open).map_err(&refused)?;
-        }
         for mut map in open.open_object_mut().maps_mut() {
             if EMPTY_SECTIONS.iter().any(|section| map.name() == *section) {
                 empty_sections::make(&mut map).map_err(&refused)?;
