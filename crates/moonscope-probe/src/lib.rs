@@ -5,6 +5,7 @@
 //! `executables` (address → file and offset, before the process can vanish) → [`RawStacks`].
 
 mod affinity;
+mod batches;
 mod breakpoints;
 mod builder;
 mod clock;

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use libbpf_rs::MapHandle;
 use moonscope_unwind::abi;
 
+use crate::batches::{self, Then};
 use crate::error::ProbeError;
 use crate::shared_array::SharedArray;
 
@@ -14,9 +15,6 @@ const TURN: Duration = Duration::from_millis(500);
 /// A program that began before the turn changed has ended after this: it runs for microseconds. One that was preempted for
 /// longer adds to the map of the turn after the next.
 pub const GRACE: Duration = Duration::from_millis(20);
-
-/// How many entries one system call brings.
-const BATCH: u32 = 1024;
 
 /// The two maps, and whose turn it is.
 pub struct Sums {
@@ -86,12 +84,10 @@ impl Sums {
             map: "sums",
             source: std::io::Error::other(err),
         };
-        let batch = map
-            .lookup_and_delete_batch(BATCH, MapFlags::ANY, MapFlags::ANY)
-            .map_err(failed)?;
-        Ok(batch
-            .filter_map(|(key, value)| Some((plain(&key)?, plain(&value)?)))
-            .collect())
+        let mut sums = Vec::new();
+        let add = |key: &[u8], value: &[u8]| sums.extend(plain(key).zip(plain(value)));
+        batches::for_each(map, Then::Delete, add).map_err(failed)?;
+        Ok(sums)
     }
 }
 

@@ -3,13 +3,14 @@
 //! Sums say what came and went in an interval, so they are added up here over all of them. What a process had not freed when
 //! it ended, or executed another program, is in use in the interval in which that was, and not in those after it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use libbpf_rs::{MapCore, MapFlags};
 use moonscope_process::Pid;
 use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
+use crate::batches::{self, Then};
 use crate::collector::Leftover;
 use crate::processes::monotonic_now;
 use crate::skeleton::MoonscopeSkel;
@@ -133,35 +134,33 @@ impl InUse {
     /// Removes the blocks of programs that ended from the kernel's map: nobody will free them, and they take the room of
     /// others.
     pub fn sweep(&mut self, skel: &MoonscopeSkel<'static>) {
-        /// So many in one system call.
-        const BATCH: u32 = 1024;
         self.take_executed(skel);
         if self.ended.is_empty() && self.executed.is_empty() {
             return;
         }
         let map = &skel.maps.alloc_live;
-        let Ok(blocks) = map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY) else {
+        // not while they are read
+        let mut gone = BTreeMap::new();
+        let all = batches::for_each(map, Then::Keep, |key, value| {
+            if let Some(block) = plain::<abi::ms_alloc_block>(value)
+                && let Some(at) = self.end_of(&block)
+            {
+                gone.insert(key.to_vec(), (at, block));
+            }
+        });
+        if all.is_err() {
             // the next time
             return;
-        };
-        // not while they are read
-        let mut gone = BTreeSet::new();
-        for (key, value) in blocks {
-            let Some(block) = plain::<abi::ms_alloc_block>(&value) else {
-                continue;
-            };
-            if let Some(at) = self.end_of(&block)
-                && gone.insert(key)
-            {
-                let (_, left) = self.left.entry(block.stack).or_insert((at, Amount::default()));
-                left.add(block.objects.cast_signed(), block.bytes.cast_signed());
-            }
+        }
+        for (at, block) in gone.values() {
+            let (_, left) = self.left.entry(block.stack).or_insert((*at, Amount::default()));
+            left.add(block.objects.cast_signed(), block.bytes.cast_signed());
         }
         self.ended.clear();
         self.executed.clear();
-        for key in gone {
+        for key in gone.keys() {
             // whoever got its address space may have freed it
-            let _ = map.delete(&key);
+            let _ = map.delete(key);
         }
     }
 }
