@@ -183,7 +183,9 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 			*cfa += 8;
 		return 0;
 	}
-	return ms_stop(w, MS_END_UNSUPPORTED);
+	/* the next step looks for another way */
+	w->stuck = MS_END_UNSUPPORTED;
+	return 1;
 }
 
 /*
@@ -291,7 +293,7 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 	__u64 cfa;
 
 	if (ms_find_cfa(w, rule, &cfa))
-		return 1;
+		return !w->stuck;
 	/* only a leaf that keeps its return address in a register has no frame at all */
 	if (cfa < w->reg[MS_REG_RSP] || (cfa & 7) ||
 	    (cfa == w->reg[MS_REG_RSP] && !(w->exact && rule->ra != MS_RA_AT_CFA)))

@@ -74,6 +74,17 @@ impl FunctionName {
     }
 }
 
+/// A function that LuaJIT brings as bytecode, with the table that it is in: those of `LJLIB_LUA` in lib_math.c, lib_string.c and
+/// lib_table.c.
+fn in_library(name: &str) -> String {
+    match name {
+        "deg" | "rad" => format!("math.{name}"),
+        "len" => format!("string.{name}"),
+        "foreachi" | "foreach" | "getn" | "remove" | "move" => format!("table.{name}"),
+        _ => name.to_owned(),
+    }
+}
+
 /// Names of the functions of one process.
 #[derive(Debug)]
 pub struct LuaNames {
@@ -173,7 +184,7 @@ impl LuaNames {
             () => FunctionKind::Function,
         };
         let name = match (kind, &chunk) {
-            (FunctionKind::Builtin, Chunk::Builtin(name)) => Some(name.clone()),
+            (FunctionKind::Builtin, Chunk::Builtin(name)) => Some(in_library(name)),
             (FunctionKind::MainChunk, _) => Some(MAIN_CHUNK.to_owned()),
             (FunctionKind::Function, Chunk::File(path)) => self.in_source(path, prototype, words),
             _ => None,

@@ -192,8 +192,9 @@ pub const MAPPINGS_SOON: std::time::Duration = std::time::Duration::from_millis(
 /// Perf maps that are held open: a directory and a file each.
 pub const MAX_PERF_MAPS: usize = 512;
 
-/// Lua VMs of one process that are remembered: http, stream, and one for each worker thread.
-pub const MAX_LUA_VMS: usize = 64;
+/// Lua VMs of one process that are remembered, of more those that samples had last: http, stream, and one for each worker
+/// thread; Apache Traffic Server's Lua has 256.
+pub const MAX_LUA_VMS: usize = 256;
 
 /// Lua prototypes of one process that are remembered, about 300 bytes each; beyond that the memory of them
 /// starts anew.

@@ -35,6 +35,8 @@ pub struct LuaVm {
     pub g: u64,
     /// Number of its layout.
     pub number: u32,
+    /// Samples have it, or had it a while ago.
+    pub was_asked_for: bool,
     layout: Layout,
     strings: Option<StrLayout>,
     builtins: Option<Builtins>,
@@ -61,6 +63,7 @@ impl LuaVm {
         Self {
             g,
             number,
+            was_asked_for: false,
             layout,
             strings: None,
             builtins: None,

@@ -26,6 +26,14 @@ const CLOSED_PERIOD: Duration = Duration::from_secs(1);
 /// How long one that was closed is remembered: longer than any sample waits for its names.
 const GONE_KEPT: Duration = Duration::from_secs(5);
 
+/// How it was found that a VM is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Met {
+    /// By a scan: it may never run.
+    InMemory,
+    InSample,
+}
+
 /// The VMs of a process.
 pub(super) struct LuaVms {
     /// Those that are there.
@@ -110,10 +118,13 @@ impl LuaVms {
                     let found = vms::scan(memory, &maps, build.code.clone(), &build.layout, LUA_SCAN);
                     self.scan_was_complete &= found.as_ref().is_ok_and(|found| found.complete);
                     for vm in found.map(|found| found.vms).unwrap_or_default() {
-                        self.add(vm.g, build, memory, builds);
+                        self.add(vm.g, build, memory, builds, Met::InMemory);
                     }
                 }
             }
+        }
+        if self.are_too_many {
+            self.give_idle_ones_a_turn(builds);
         }
         let rest = (start.elapsed() * SCAN_REST).clamp(MIN_SCAN_REST, MAX_SCAN_REST);
         self.scan_again = Instant::now().checked_add(rest);
@@ -127,11 +138,13 @@ impl LuaVms {
         builds: &[MappedBuild],
     ) -> Option<&mut LuaVm> {
         if let Some(known) = self.all.iter().position(|vm| vm.g == g) {
-            return self.all.get_mut(known);
+            let known = self.all.get_mut(known)?;
+            known.was_asked_for = true;
+            return Some(known);
         }
         let is_there = |build: &&MappedBuild| is_there(memory, g, build);
         if let Some(build) = builds.iter().find(is_there) {
-            self.add(g, build, memory, builds);
+            self.add(g, build, memory, builds, Met::InSample);
             return self.all.iter_mut().find(|vm| vm.g == g);
         }
         let mut gone = self.gone.iter_mut();
@@ -146,23 +159,51 @@ impl LuaVms {
         }
     }
 
-    fn add(&mut self, g: u64, build: &MappedBuild, memory: &ProcessMemory, builds: &[MappedBuild]) {
+    fn add(&mut self, g: u64, build: &MappedBuild, memory: &ProcessMemory, builds: &[MappedBuild], met: Met) {
         if self.all.iter().any(|vm| vm.g == g) {
             return;
         }
-        // beside the entries without a VM (`to_kernel`)
-        let room = (abi::MS_LUA_VMS as usize).saturating_sub(by_register(builds).count());
+        let room = room_in_kernel(builds);
         if self.all.len() >= room {
             self.bury_closed(memory, builds);
         }
-        self.are_too_many |= self.all.len() >= room;
+        if self.all.len() >= MAX_LUA_VMS && met == Met::InSample {
+            self.put_one_out();
+        }
+        // a register tells of the others
+        self.are_too_many |= self.all.len() >= room && build.layout.mode == GcMode::Gc32;
         if self.all.len() < MAX_LUA_VMS {
             // whatever was there before is another one
             self.gone.retain(|(vm, _)| vm.g != g);
-            self.all.push(LuaVm::new(g, build.number, build.layout));
+            let mut vm = LuaVm::new(g, build.number, build.layout);
+            vm.was_asked_for = met == Met::InSample;
+            self.all.push(vm);
             self.met += 1;
             self.is_new = true;
         }
+    }
+
+    /// Forgets the VM that was found first of those that no sample had since all of them had one.
+    fn put_one_out(&mut self) {
+        if self.all.iter().all(|vm| vm.was_asked_for) {
+            self.all.iter_mut().for_each(|vm| vm.was_asked_for = false);
+        }
+        if let Some(idle) = self.all.iter().position(|vm| !vm.was_asked_for) {
+            self.all.remove(idle);
+        }
+    }
+
+    /// Only the kernel side finds out which ones run, and it has no room for all: those that samples had stay, of the others
+    /// the next ones come.
+    fn give_idle_ones_a_turn(&mut self, builds: &[MappedBuild]) {
+        let (mut all, mut idle): (Vec<_>, Vec<_>) = std::mem::take(&mut self.all)
+            .into_iter()
+            .partition(|vm| vm.was_asked_for);
+        let tried = room_in_kernel(builds).saturating_sub(all.len()).min(idle.len());
+        idle.rotate_left(tried);
+        all.extend(idle);
+        self.all = all;
+        self.is_new = true;
     }
 
     fn bury_closed(&mut self, memory: &ProcessMemory, builds: &[MappedBuild]) {
@@ -180,6 +221,11 @@ impl LuaVms {
         let too_many = self.gone.len().saturating_sub(MAX_LUA_VMS);
         self.gone.drain(..too_many);
     }
+}
+
+/// How many VMs the kernel side takes, beside the entries without one ([`LuaVms::to_kernel`]).
+fn room_in_kernel(builds: &[MappedBuild]) -> usize {
+    (abi::MS_LUA_VMS as usize).saturating_sub(by_register(builds).count())
 }
 
 /// GC64 keeps a register for the VM, also in compiled code: an entry without a VM stands for it.

@@ -13,8 +13,8 @@ const MOST: usize = 3;
 /// Cut stacks in one file that are worth a line, of all samples.
 const WORTH: f64 = 0.05;
 
-/// A line for each file in which many stacks were cut.
-pub fn lines(profile: &Profile) -> Vec<String> {
+/// A line for each file in which many stacks were cut. `lacks_lua`: there is a LuaJIT that was refused, and has code of its own.
+pub fn lines(profile: &Profile, lacks_lua: bool) -> Vec<String> {
     let accounting = &profile.accounting;
     let kept = accounting.kept();
     let without_row = accounting
@@ -39,7 +39,9 @@ pub fn lines(profile: &Profile) -> Vec<String> {
     cut.retain(|&(_, samples)| samples as f64 >= WORTH * kept as f64 && samples > 0);
     cut.sort_by_key(|&(_, samples)| Reverse(samples));
     let line = |(place, samples): (String, u64)| {
-        let remedy = if place == GENERATED {
+        let remedy = if place == GENERATED && lacks_lua {
+            "of the LuaJIT whose Lua frames are missing, if nothing else generates code there"
+        } else if place == GENERATED {
             "Java needs -XX:+PreserveFramePointer, Node.js --interpreted-frames-native-stack"
         } else {
             "its unwind tables say nothing of that code; a build with them (-fasynchronous-unwind-tables) has whole stacks"
@@ -106,7 +108,7 @@ mod tests {
 
     #[test]
     fn files_in_which_many_stacks_were_cut_are_named() {
-        let said = lines(&profile(60, 10, 30));
+        let said = lines(&profile(60, 10, 30), false);
         assert_eq!(said.len(), 2, "{said:#?}");
         assert!(
             said[0].starts_with("stacks cut in /bin/busy\\x1bbox: 60 samples; "),
@@ -120,9 +122,9 @@ mod tests {
 
     #[test]
     fn few_cut_stacks_are_not_worth_a_line_nor_are_those_cut_for_another_reason() {
-        assert!(lines(&profile(4, 0, 96)).is_empty());
+        assert!(lines(&profile(4, 0, 96), false).is_empty());
         let mut deep = profile(60, 0, 40);
         deep.accounting.truncated = [(WalkEnd::Depth.phrase().to_owned(), 60)].into();
-        assert!(lines(&deep).is_empty());
+        assert!(lines(&deep, false).is_empty());
     }
 }

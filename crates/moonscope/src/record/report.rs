@@ -197,7 +197,7 @@ impl Recording {
         lines.extend(self.of_events());
         lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
-        lines.extend(cut::lines(profile));
+        lines.extend(cut::lines(profile, !self.totals.lua.refused.is_empty()));
         for file in written {
             if let Some(path) = &file.path {
                 let name = path.to_string_lossy();
