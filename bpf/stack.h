@@ -83,9 +83,11 @@ __noinline int append_copy_to_scratch(__u32 index)
 		s->words[at + i] = s->walk.reg[i];
 	at += MS_NR_REGS;
 	to = (char *)&s->words[at];
-	/* the red zone too, unless it lies on a page that may not be there */
-	if ((start & (MS_STACK_PAGE - 1)) >= MS_RED_ZONE)
-		start -= MS_RED_ZONE;
+	/* the red zone too, unless it lies on a page that is not there */
+	start -= MS_RED_ZONE;
+	if ((start & (MS_STACK_PAGE - 1)) + MS_RED_ZONE >= MS_STACK_PAGE &&
+	    bpf_probe_read_user(to, 8, (const void *)start))
+		start += MS_RED_ZONE;
 	if (room < MS_STACK_BYTES)
 		s->sample.flags |= MS_SAMPLE_NO_ROOM;
 	if (end - start < room)

@@ -441,6 +441,14 @@ ms_outlined int ms_search_rule(struct walk *w, __u64 pc, __u64 lookup, const str
 		return ms_stuck(w, MS_END_NO_ROW);
 	rule = ms_rule(ms_find_rule(table, lookup - w->here.bias));
 	if (rule->cfa == MS_CFA_HOLE) {
+		/* rt_sigreturn is the last that __restore_rt does, and the kernel is where that would return to */
+		if (w->exact) {
+			rule = ms_rule(ms_find_rule(table, pc - 1 - w->here.bias));
+			if (rule->cfa == MS_CFA_SIGNAL) {
+				*to = rule;
+				return 0;
+			}
+		}
 		/* a made-up return address: the first byte of what ends a stack (makecontext) */
 		if (!w->exact && ms_rule(ms_find_rule(table, pc - w->here.bias))->cfa == MS_CFA_ROOT)
 			return ms_stop(w, MS_END_ROOT);

@@ -151,6 +151,7 @@ impl Session {
                 tell(collector.name(), &line);
             }
         }
+        let started = targets::started(&options.scope);
         let watch = MmapWatch::start(&cpus).map_err(|source| ProbeError::Io {
             what: "cannot watch for new mappings",
             source,
@@ -234,7 +235,7 @@ impl Session {
             lua_files: Vec::new(),
             _stats: stats,
         };
-        session.add_first_targets(&options.scope, options.program.is_some())?;
+        session.add_first_targets(&options.scope, &started, options.program.is_some())?;
         session.drain.borrow_mut().wait_for_tables(TABLES_AT_START);
         session.drain.borrow_mut().look_for_lua();
         for collector in session.collectors.write().iter_mut() {

@@ -13,6 +13,10 @@ use crate::rules::{RuleSet, fixed};
 use crate::sections::Code;
 use crate::table_stats::TableStats;
 
+/// Entries that are looked at, with those that say nothing: a section of zeros has one in four bytes, and a file of a terabyte
+/// takes no disk.
+const MAX_HEADERS: usize = 4 * MAX_ENTRIES;
+
 /// FDEs of one file (40 bytes each while its table is built). Chromium has about a million.
 const MAX_ENTRIES: usize = 4 << 20;
 
@@ -78,10 +82,15 @@ where
         stats: &mut TableStats,
     ) -> Vec<Entry> {
         let mut found = Vec::new();
-        let mut at = 0;
+        let (mut at, mut headers) = (0, 0);
         while let Some(header) = Header::read(self.bytes, at, kind) {
             let offset = at;
             at = header.end;
+            headers += 1;
+            if headers > MAX_HEADERS {
+                stats.over_budget += 1;
+                return found;
+            }
             match header.content {
                 Content::Terminator if exact_end => continue,
                 Content::Terminator => return found,

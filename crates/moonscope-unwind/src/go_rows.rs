@@ -37,6 +37,12 @@ impl<'a> GoRows<'a> {
         (0..self.table.len()).filter_map(entry).collect()
     }
 
+    /// Does this function of [`GoRows::entries`] end a stack, as Go's own walk has it?
+    pub(crate) fn is_outermost(&self, entry: &Entry) -> bool {
+        let function = self.table.function(entry.offset);
+        function.is_some_and(|function| function.is_outermost())
+    }
+
     /// Calls `row` as [`crate::entries::Reader::rules`] does.
     pub(crate) fn rules(&mut self, entry: Entry, rules: &mut RuleSet, mut row: impl FnMut(u64, u16)) {
         if self.try_rules(entry, rules, &mut row).is_none() {
@@ -166,7 +172,8 @@ mod tests {
             "{different} of {compared} differ"
         );
         assert!(special < 10, "{special}");
-        assert!(switches < 100, "{switches} functions that switch stacks");
+        // functions that switch stacks: .debug_frame has rules for these too, but the table has not
+        assert_eq!(switches, 0);
     }
 
     #[test]

@@ -71,19 +71,27 @@ impl Table {
             let found = reader.entries(Kind::EhFrame, section.exact_end, code, stats);
             (eh_pieces, stats.overlaps) = pieces::disjoint(found);
         }
+        let mut go = sections.gopclntab.as_ref().and_then(GoRows::new);
+        let (mut go_pieces, mut go_roots) = (Vec::new(), Vec::new());
+        if let Some(table) = &go {
+            let (found, _) = pieces::disjoint(table.entries(code));
+            go_pieces = pieces::outside(&found, &eh_pieces);
+            // .debug_frame has rules for these too, which lead to what an earlier call left on the stack of the thread
+            go_roots.extend(
+                go_pieces
+                    .iter()
+                    .filter(|entry| table.is_outermost(entry))
+                    .copied(),
+            );
+        }
         let mut debug_pieces = Vec::new();
         if let Some(reader) = &mut debug_frame {
             let found = reader.entries(Kind::DebugFrame, true, code, stats);
             let (found, overlaps) = pieces::disjoint(found);
             stats.overlaps += overlaps;
-            debug_pieces = pieces::outside(&found, &eh_pieces);
+            debug_pieces = pieces::outside(&pieces::outside(&found, &eh_pieces), &go_roots);
         }
-        let mut go = sections.gopclntab.as_ref().and_then(GoRows::new);
-        let mut go_pieces = Vec::new();
-        if let Some(table) = &go {
-            let (found, _) = pieces::disjoint(table.entries(code));
-            go_pieces = pieces::outside(&pieces::outside(&found, &eh_pieces), &debug_pieces);
-        }
+        go_pieces = pieces::outside(&go_pieces, &debug_pieces);
         stats.eh_frame_entries = eh_pieces.len() as u32;
         stats.go_functions = go_pieces.len() as u32;
         stats.debug_frame_entries = debug_pieces.len() as u32;

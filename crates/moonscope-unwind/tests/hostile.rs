@@ -327,6 +327,24 @@ fn claimed_sizes_cost_nothing() {
 }
 
 #[test]
+fn a_section_of_zeros_is_not_read_to_its_end() {
+    let start = Instant::now();
+    // each four bytes are the end of the section; a sparse file may have a terabyte of them
+    let mut frames = EhFrame::default();
+    let cie = frames.cie(&[]);
+    frames.fde(cie, CODE, 64, &[]);
+    frames.bytes.resize(80 << 20, 0);
+    let elf = Elf {
+        code: vec![0x90; 64],
+        eh_frame: frames.bytes,
+        ..Elf::default()
+    };
+    let (table, _) = build(&elf);
+    assert!(table.stats.over_budget > 0);
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+#[test]
 fn work_that_grows_faster_than_the_file_is_cut_short() {
     let start = Instant::now();
     // one long program, interrupted by thousands of small functions and resumed after each

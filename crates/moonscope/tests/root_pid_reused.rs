@@ -11,8 +11,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use common::recording::RATE;
+use common::recording::{RATE, command};
 use common::{Program, Recording, Sample, program, record_at, record_while, root, skip};
 
 /// A pid that nobody has, and that nobody gets soon: the kernel gives them out in turn.
@@ -204,6 +205,30 @@ fn root_a_pid_that_changes_hands_all_the_time_never_mixes_programs() {
         let (all, cut) = named(&recording, pid, name);
         println!("{name}: {all} samples, {cut} cut");
         assert!(all >= least, "{all} samples of {name}");
+    }
+}
+
+#[test]
+fn root_a_pid_that_changes_hands_before_the_recording_begins_is_not_taken_for_the_target() {
+    let Some(programs) = Programs::build() else { return };
+    for delay in [20, 60, 120] {
+        let pid = free_pid();
+        let target = programs.start_under(pid, &programs.shares, &["60"]);
+        let args = ["record", "-p", &pid.to_string(), "-d", "2s"];
+        let recording = command().args(args).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        let number = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
+        drop(target);
+        let _stranger = programs.start_under(pid, &programs.chain, &["60"]);
+        let output = recording.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // whoever was the target: what was recorded in two seconds is the stranger
+        let is_for_two_seconds = said.lines().any(|line| line.contains("for 2."));
+        assert!(
+            !is_for_two_seconds || !said.contains("(shares-nopie)"),
+            "{delay} ms: {said}"
+        );
     }
 }
 

@@ -435,6 +435,24 @@ fn handler_stands_in_the_middle(stack: &[&str]) {
     assert!(recording.profile.count(|sample| through(sample, "tiny_call")) > 5);
 }
 
+/// The kernel is past the last instruction of the trampoline then, where its unwind information ends.
+#[test]
+fn root_the_way_back_from_a_signal_handler_is_whole() {
+    let Some(path) = root().then(|| program("raises")).flatten() else {
+        return;
+    };
+    let program = Program::start(&path, &["60"]);
+    let recording = record(&["-p", &program.pid_text(), "-d", "2"]);
+    recording.assert_complete(0.99);
+    let comes_back = |sample: &Sample| sample.kernel().any(|frame| frame.name().contains("rt_sigreturn"));
+    let all = recording.profile.count(comes_back);
+    let whole = recording
+        .profile
+        .count(|sample| comes_back(sample) && sample.has("send") && sample.has("main"));
+    assert!(all >= 10, "{all} samples in rt_sigreturn");
+    assert!(whole * 100 >= all * 99, "{whole} of {all}");
+}
+
 #[test]
 fn root_a_signal_handler_stands_above_what_it_interrupted() {
     handler_stands_in_the_middle(&[]);

@@ -1,6 +1,6 @@
 //! Whose samples are wanted: the processes that were named, and their children.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
@@ -51,6 +51,19 @@ pub(super) fn begin_tables(scope: &Scope, executables: &mut Executables) {
     }
 }
 
+/// Which processes they are that were named: one may end before it is a target, and another one get its pid.
+pub(super) fn started(scope: &Scope) -> BTreeMap<Pid, StartTime> {
+    let Scope::Processes(pids) = scope else {
+        return BTreeMap::new();
+    };
+    let start = |&pid: &Pid| Some((pid, start_of(pid)?));
+    pids.iter().filter_map(start).collect()
+}
+
+fn start_of(pid: Pid) -> Option<StartTime> {
+    Some(Process::find(pid).ok()?.start)
+}
+
 impl Targets {
     pub(super) fn new(scope: &Scope, map: MapHandle) -> Self {
         Self {
@@ -89,14 +102,26 @@ impl Targets {
 
 impl Session {
     /// `is_command`: what is recorded waits to run its program, and is not recorded before.
-    pub(super) fn add_first_targets(&mut self, scope: &Scope, is_command: bool) -> Result<(), ProbeError> {
+    pub(super) fn add_first_targets(
+        &mut self,
+        scope: &Scope,
+        started: &BTreeMap<Pid, StartTime>,
+        is_command: bool,
+    ) -> Result<(), ProbeError> {
         match scope {
             Scope::All => {
                 self.look_at_all();
                 Ok(())
             }
             Scope::Processes(pids) if is_command => pids.iter().try_for_each(|&pid| self.add_command(pid)),
-            Scope::Processes(pids) => pids.iter().try_for_each(|&pid| self.add_target(pid)),
+            Scope::Processes(pids) => pids.iter().try_for_each(|&pid| {
+                self.add_target(pid)?;
+                // from now on its end is told
+                if start_of(pid) != started.get(&pid).copied() {
+                    self.drop_target(pid);
+                }
+                Ok(())
+            }),
             Scope::Cgroup { members, .. } => {
                 for &pid in members {
                     self.targets.live.insert(pid);
@@ -132,12 +157,16 @@ impl Session {
         let _ = self.drain.borrow_mut().scan(pid);
         if has_ended(pid) {
             // before it was a target, perhaps: then no event told, and whoever gets this pid would be one
-            self.targets.live.remove(&pid);
-            let _ = self.targets.map.delete(&pid.to_ne_bytes());
+            self.drop_target(pid);
         } else if self.is_attached {
             self.process_came(pid);
         }
         Ok(())
+    }
+
+    fn drop_target(&mut self, pid: Pid) {
+        self.targets.live.remove(&pid);
+        let _ = self.targets.map.delete(&pid.to_ne_bytes());
     }
 
     /// A process that will become the command: until then it runs our own program, which nobody wants to see.

@@ -42,7 +42,8 @@ pub fn lines(profile: &Profile, lacks_lua: bool) -> Vec<String> {
         let remedy = if place == GENERATED && lacks_lua {
             "of the LuaJIT whose Lua frames are missing, if nothing else generates code there"
         } else if place == GENERATED {
-            "Java needs -XX:+PreserveFramePointer, Node.js --interpreted-frames-native-stack"
+            "it keeps no frame pointers, or not everywhere: Java needs -XX:+PreserveFramePointer, Node.js \
+             --interpreted-frames-native-stack, and also then what they call natively may be cut"
         } else {
             "its unwind tables say nothing of that code; a build with them (-fasynchronous-unwind-tables) has whole stacks"
         };
