@@ -649,6 +649,8 @@ enum {
 	MS_SAMPLE_FRAMES = MS_MAX_KERNEL + 3 * MS_MAX_DEPTH,
 	/* a leaf function may use so much below its stack pointer (psABI 3.2.2) */
 	MS_RED_ZONE = 128,
+	/* compilers and assemblers put padding in front of functions up to here (gcc, -falign-functions) */
+	MS_FUNCTION_ALIGNMENT = 16,
 };
 
 /* What stands in the ring buffer; the first word of each record says which. */

@@ -183,9 +183,7 @@ static __always_inline int ms_find_cfa(struct walk *w, const struct ms_rule *rul
 			*cfa += 8;
 		return 0;
 	}
-	/* the next step looks for another way */
-	w->stuck = MS_END_UNSUPPORTED;
-	return 1;
+	return ms_stop(w, MS_END_UNSUPPORTED);
 }
 
 /*
@@ -293,7 +291,7 @@ static __always_inline int ms_step_by_rule(struct walk *w, const struct ms_rule 
 	__u64 cfa;
 
 	if (ms_find_cfa(w, rule, &cfa))
-		return !w->stuck;
+		return 1;
 	/* only a leaf that keeps its return address in a register has no frame at all */
 	if (cfa < w->reg[MS_REG_RSP] || (cfa & 7) ||
 	    (cfa == w->reg[MS_REG_RSP] && !(w->exact && rule->ra != MS_RA_AT_CFA)))
@@ -395,6 +393,8 @@ ms_outlined int ms_step_by(struct walk *w, const struct ms_rule *rule)
 		if (!w->reg[MS_REG_RAX])
 			return ms_stop(w, MS_END_ROOT);
 		return ms_step_by_rule(w, rule);
+	case MS_CFA_UNSUPPORTED:
+		return ms_stuck(w, MS_END_UNSUPPORTED);
 	case MS_CFA_LUA_VM:
 	case MS_CFA_LUA_VM_INNER:
 	case MS_CFA_LUA_DISPATCH:
@@ -441,16 +441,16 @@ ms_outlined int ms_search_rule(struct walk *w, __u64 pc, __u64 lookup, const str
 		return ms_stuck(w, MS_END_NO_ROW);
 	rule = ms_rule(ms_find_rule(table, lookup - w->here.bias));
 	if (rule->cfa == MS_CFA_HOLE) {
-		/* rt_sigreturn is the last that __restore_rt does, and the kernel is where that would return to */
-		if (w->exact) {
-			rule = ms_rule(ms_find_rule(table, pc - 1 - w->here.bias));
-			if (rule->cfa == MS_CFA_SIGNAL) {
-				*to = rule;
-				return 0;
-			}
-		}
-		/* a made-up return address: the first byte of what ends a stack (makecontext) */
-		if (!w->exact && ms_rule(ms_find_rule(table, pc - w->here.bias))->cfa == MS_CFA_ROOT)
+		/*
+		 * The kernel is behind __restore_rt, of which nothing but rt_sigreturn comes last. And a made-up return
+		 * address is the first byte of what ends a stack, or of any function behind padding, from which nothing
+		 * is called (glibc's makecontext: __start_context).
+		 */
+		rule = ms_rule(ms_find_rule(table, (w->exact ? pc - 1 : pc) - w->here.bias));
+		if (w->exact && rule->cfa == MS_CFA_SIGNAL)
+			return ms_step_signal(w, rule);
+		if (!w->exact && (rule->cfa == MS_CFA_ROOT ||
+				  (rule->cfa != MS_CFA_HOLE && !(pc & (MS_FUNCTION_ALIGNMENT - 1)))))
 			return ms_stop(w, MS_END_ROOT);
 		return ms_stuck(w, MS_END_NO_ROW);
 	}

@@ -235,12 +235,14 @@ impl Frame<'_, '_> {
     }
 }
 
-/// Whether this address is one of the two at which a thread can stand in a signal trampoline.
+/// Whether this address is one of the two at which a thread can stand in a signal trampoline, or, if it is that of the `leaf`,
+/// the one behind it, where the kernel would return to that comes back from the handler.
 ///
 /// Unwind information is no help: musl has none, and Go describes an ordinary function.
-pub(crate) fn is_trampoline(data: &UnwindData, vaddr: u64) -> bool {
+pub(crate) fn is_trampoline(data: &UnwindData, vaddr: u64, leaf: bool) -> bool {
     let here = |start: u64| data.code_at(start, TRAMPOLINE.len()) == Some(TRAMPOLINE);
-    here(vaddr) || vaddr.checked_sub(7).is_some_and(here)
+    let begins_before = |bytes: u64| vaddr.checked_sub(bytes).is_some_and(here);
+    here(vaddr) || begins_before(7) || leaf && begins_before(TRAMPOLINE.len() as u64)
 }
 
 /// What the kernel saved before it called a handler: at the trampoline rsp points at the `ucontext`.

@@ -10,6 +10,7 @@ use crate::abi;
 use crate::end::WalkEnd;
 use crate::frame_pointer;
 use crate::frame_step::{self, Caller};
+use crate::gopclntab::GoFrame;
 use crate::stack_end;
 use crate::unwind_data::UnwindData;
 
@@ -202,11 +203,15 @@ impl<M: Modules> Walker<'_, M> {
             return self.by_frame_pointer();
         };
         let here = self.registers.get(RIP).map(|rip| rip.wrapping_sub(bias));
-        if here.is_some_and(|vaddr| frame_step::is_trampoline(data, vaddr)) {
+        if here.is_some_and(|vaddr| frame_step::is_trampoline(data, vaddr, self.exact)) {
             let caller = frame_step::from_kernel_signal_frame(&self.registers, self.stack)?;
             return self.accept(caller);
         }
         let vaddr = lookup.wrapping_sub(bias);
+        // whatever .debug_frame says of functions that switch stacks
+        if matches!(data.go_frame_at(vaddr), Some(GoFrame::Root)) {
+            return Err(WalkEnd::Root);
+        }
         match data.rules_at(vaddr, &mut self.context) {
             Ok(Some(rules)) => {
                 let caller = frame_step::by_rules(&rules, &self.registers, self.stack)?;
@@ -234,7 +239,8 @@ impl<M: Modules> Walker<'_, M> {
         }
     }
 
-    /// Is this a made-up return address, the first byte of code that ends a stack (makecontext, Boost.Context)?
+    /// Is this a made-up return address, the first byte of code that ends a stack (Boost.Context), or of any function behind
+    /// padding (makecontext)?
     fn starts_a_stack(&mut self, data: &UnwindData, here: Option<u64>) -> bool {
         let Some(here) = here.filter(|_| !self.exact) else {
             return false;
@@ -247,10 +253,11 @@ impl<M: Modules> Walker<'_, M> {
         }
         let rules = data.rules_at(here, &mut self.context);
         rules.ok().flatten().is_some_and(|rules| {
-            matches!(
-                frame_step::by_rules(&rules, &self.registers, self.stack),
-                Err(WalkEnd::Root)
-            )
+            here % u64::from(abi::MS_FUNCTION_ALIGNMENT) == 0
+                || matches!(
+                    frame_step::by_rules(&rules, &self.registers, self.stack),
+                    Err(WalkEnd::Root)
+                )
         })
     }
 

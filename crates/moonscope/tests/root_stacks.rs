@@ -435,6 +435,26 @@ fn handler_stands_in_the_middle(stack: &[&str]) {
     assert!(recording.profile.count(|sample| through(sample, "tiny_call")) > 5);
 }
 
+/// With frame pointers too, which lead on into the stack of who made the coroutine.
+#[test]
+fn root_a_coroutine_of_the_c_library_is_the_end_of_its_stack() {
+    for name in ["contexts", "contexts-fp"] {
+        let Some(path) = root().then(|| program(name)).flatten() else {
+            return;
+        };
+        let program = Program::start(&path, &["60"]);
+        let recording = record(&["-p", &program.pid_text(), "-d", "2"]);
+        recording.assert_complete(0.99);
+        let all = recording.profile.total();
+        let inside = recording.profile.with("coroutine");
+        assert_share("coroutine", inside, all, 0.5);
+        let mixed = recording
+            .profile
+            .count(|sample| sample.has("coroutine") && (sample.has("main") || sample.has("_start")));
+        assert_eq!(mixed, 0, "{name}: of {inside}");
+    }
+}
+
 /// The kernel is past the last instruction of the trampoline then, where its unwind information ends.
 #[test]
 fn root_the_way_back_from_a_signal_handler_is_whole() {
