@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::recording::{RATE, command};
-use common::{Program, Recording, Sample, program, record_at, record_while, root, skip};
+use common::{Program, Recording, Sample, program, record_at, record_while, root, skip, wait_until};
 
 /// A pid that nobody has, and that nobody gets soon: the kernel gives them out in turn.
 fn free_pid() -> u32 {
@@ -219,6 +219,8 @@ fn root_a_pid_that_changes_hands_before_the_recording_begins_is_not_taken_for_th
         std::thread::sleep(Duration::from_millis(delay));
         let number = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
         rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
+        // whoever started it has waited for it
+        wait_until("the pid is free", || !Path::new(&format!("/proc/{pid}")).exists());
         drop(target);
         let _stranger = programs.start_under(pid, &programs.chain, &["60"]);
         let output = recording.wait_with_output().unwrap();

@@ -47,7 +47,7 @@ impl LiveLua {
         let builds = MappedBuild::all(&generation, |id| files.lua(id));
         let mut lua = LuaProcess::new(pid, builds);
         if !lua.builds().is_empty() {
-            lua.scan();
+            lua.scan_until_complete();
         }
         let more_vms = !lua.builds().is_empty() && !lua.scan_was_complete();
         Ok(Self {

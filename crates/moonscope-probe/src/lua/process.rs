@@ -22,6 +22,10 @@ use crate::limits::MAX_PROTOTYPES;
 /// others.
 const BELIEVED: Duration = Duration::from_millis(50);
 
+/// How often memory is searched for VMs at once, until none of it went away meanwhile.
+const SCANS: usize = 4;
+const LONG_SCAN: Duration = Duration::from_millis(200);
+
 /// How often those of known stacks are looked at again.
 const PROTOTYPES_PERIOD: Duration = Duration::from_secs(1);
 
@@ -150,6 +154,18 @@ impl LuaProcess {
     /// Looks for VMs in its memory, unless it did a moment ago.
     pub fn scan(&mut self) {
         self.vms.scan(&self.memory, &self.builds);
+    }
+
+    /// The same, and again where memory went away meanwhile, as it does in a program that works.
+    pub fn scan_until_complete(&mut self) {
+        for _ in 0..SCANS {
+            let start = Instant::now();
+            self.vms.scan_without_rest(&self.memory, &self.builds);
+            // what takes long is incomplete as there is too much of it
+            if self.scan_was_complete() || start.elapsed() > LONG_SCAN {
+                return;
+            }
+        }
     }
 
     /// The VM at `g`, if there is one, or was a moment ago.

@@ -130,6 +130,12 @@ impl LuaVms {
         self.scan_again = Instant::now().checked_add(rest);
     }
 
+    /// The same, also if it did a moment ago.
+    pub(super) fn scan_without_rest(&mut self, memory: &ProcessMemory, builds: &[MappedBuild]) {
+        self.scan_again = None;
+        self.scan(memory, builds);
+    }
+
     /// The VM at `g`, if there is one, or was a moment ago: known, or met now.
     pub(super) fn find(
         &mut self,
@@ -170,8 +176,7 @@ impl LuaVms {
         if self.all.len() >= MAX_LUA_VMS && met == Met::InSample {
             self.put_one_out();
         }
-        // a register tells of the others
-        self.are_too_many |= self.all.len() >= room && build.layout.mode == GcMode::Gc32;
+        self.are_too_many |= self.all.len() >= room;
         if self.all.len() < MAX_LUA_VMS {
             // whatever was there before is another one
             self.gone.retain(|(vm, _)| vm.g != g);

@@ -116,7 +116,7 @@ mod tests {
             "{said:#?}"
         );
         assert!(
-            said[1].starts_with("stacks cut in generated code: 10 samples; Java"),
+            said[1].starts_with("stacks cut in generated code: 10 samples; it keeps no frame pointers"),
             "{said:#?}"
         );
     }
