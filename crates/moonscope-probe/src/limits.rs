@@ -193,7 +193,7 @@ pub const MAPPINGS_SOON: std::time::Duration = std::time::Duration::from_millis(
 pub const MAX_PERF_MAPS: usize = 512;
 
 /// Lua VMs of one process that are remembered, of more those that samples had last: http, stream, and one for each worker
-/// thread; Apache Traffic Server's Lua has 256.
+/// thread; hosts that keep a pool of them have hundreds.
 pub const MAX_LUA_VMS: usize = 256;
 
 /// Lua prototypes of one process that are remembered, about 300 bytes each; beyond that the memory of them
