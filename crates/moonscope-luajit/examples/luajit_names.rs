@@ -4,7 +4,7 @@
 //!     cargo run --example luajit_names -- PID builtins THREAD   address of a coroutine
 //!     cargo run --example luajit_names -- source FILE           functions of a source file
 
-use moonscope_luajit::{Builtins, GcMode, LuaNames, Prototype, SourceFile, StrLayout};
+use moonscope_luajit::{Builtins, GcMode, LuaNames, Prototype, SourceFile, StrLayout, globals};
 use moonscope_process::ProcessMemory;
 use std::error::Error;
 use std::time::SystemTime;
@@ -36,9 +36,10 @@ fn functions(file: &str) -> Result<(), Box<dyn Error>> {
 
 fn builtins(pid: u32, thread: u64) -> Result<(), Box<dyn Error>> {
     let memory = ProcessMemory::new(pid);
-    let of_mode = |mode| StrLayout::of_vm(&memory, mode, thread);
+    let of_mode = |mode| StrLayout::of_thread(&memory, mode, thread);
     let strings = of_mode(GcMode::Gc64).or_else(|_| of_mode(GcMode::Gc32))?;
-    let builtins = Builtins::read(&memory, strings.mode(), &strings, thread)?;
+    let tables = globals::of_thread(&memory, strings.mode(), thread)?;
+    let builtins = Builtins::read(&memory, strings.mode(), &strings, &tables);
     for ffid in 2..=255 {
         println!("{ffid}\t{}", builtins.name_or_number(ffid));
     }

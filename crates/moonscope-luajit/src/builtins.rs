@@ -6,9 +6,9 @@
 //! and [`ORDER`] is that order. Names are LuaJIT's own (jit/vmdef.lua, `ffnames`).
 
 use crate::GcMode;
-use crate::string::{StrLayout, environments};
+use crate::string::StrLayout;
 use crate::value::{Value, gct, is_object, metatable, table_nodes};
-use moonscope_process::{ProcessError, RemoteMemory};
+use moonscope_process::RemoteMemory;
 use std::collections::HashSet;
 
 /// `FF_C`: numbers above are built-in functions.
@@ -88,13 +88,13 @@ pub struct Builtins {
 }
 
 impl Builtins {
-    /// Reads them from a VM. `thread`: its main thread, or another one whose globals hold the library.
+    /// Reads them from a VM. `tables`: where its names begin ([`crate::globals`]).
     pub fn read<M: RemoteMemory + ?Sized>(
         memory: &M,
         mode: GcMode,
         strings: &StrLayout,
-        thread: u64,
-    ) -> Result<Self, ProcessError> {
+        tables: &[u64],
+    ) -> Self {
         let mut walk = Walk {
             memory,
             mode,
@@ -102,12 +102,12 @@ impl Builtins {
             seen: HashSet::new(),
             found: vec![Found::Nothing; 256],
         };
-        for table in environments(memory, mode, thread)? {
-            walk.table("", table);
+        for table in tables {
+            walk.table("", *table);
         }
         let mut names: Vec<_> = walk.found.into_iter().map(Found::name).collect();
         fill_gaps(&mut names);
-        Ok(Self { names })
+        Self { names }
     }
 
     /// The name of the function with this number.

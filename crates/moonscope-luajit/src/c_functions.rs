@@ -8,12 +8,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use moonscope_process::{ProcessError, RemoteMemory};
+use moonscope_process::RemoteMemory;
 use rustc_hash::FxHashMap;
 
 use crate::GcMode;
 use crate::object::number;
-use crate::string::{StrLayout, environments};
+use crate::string::StrLayout;
 use crate::value::{Value, gct, table_nodes};
 
 /// `FF_C`
@@ -60,13 +60,13 @@ struct Table {
 }
 
 impl CFunctions {
-    /// Reads them from a VM. `thread`: its main thread.
+    /// Reads them from a VM. `tables`: where its names begin ([`crate::globals`]).
     pub fn read<M: RemoteMemory + ?Sized>(
         memory: &M,
         mode: GcMode,
         strings: &StrLayout,
-        thread: u64,
-    ) -> Result<Self, ProcessError> {
+        tables: &[u64],
+    ) -> Self {
         let mut walk = Walk {
             memory,
             mode,
@@ -76,8 +76,8 @@ impl CFunctions {
             left: MAX_FUNCTIONS,
             found: Self::default(),
         };
-        for address in environments(memory, mode, thread)? {
-            walk.look_at_later(String::new(), 0, address);
+        for address in tables {
+            walk.look_at_later(String::new(), 0, *address);
         }
         let start = Instant::now();
         while let Some(table) = walk.ahead.pop_front()
@@ -85,7 +85,7 @@ impl CFunctions {
         {
             walk.table(&table);
         }
-        Ok(walk.found)
+        walk.found
     }
 
     /// What a function is called.

@@ -9,7 +9,7 @@
 //! * What runs: [`lua_state`], [`lua_stack`], [`coroutines`], [`vm_state`], [`object`], [`bytecode_ref`].
 //! * Compiled code: [`traces`] (layouts), [`trace`], [`trace_keeper`], [`snapshot`].
 //! * Names: [`prototype`], [`chunk`], [`source`], [`names`], [`call_site`], [`callee`], [`bytecode`], [`builtins`],
-//!   [`c_functions`], [`string`], [`value`].
+//!   [`c_functions`], [`globals`], [`string`], [`value`].
 
 mod body;
 pub mod builtins;
@@ -24,6 +24,7 @@ mod ctypes;
 pub mod decode;
 mod eh_frame;
 mod elf_code;
+pub mod globals;
 pub mod heap;
 pub mod layout;
 pub mod lua_stack;

@@ -5,7 +5,8 @@
 //! a 0 behind its last byte ([`StrLayout::find`]).
 
 use crate::GcMode;
-use crate::value::{Value, gct, is_object, read_ref, table_nodes};
+use crate::value::{Value, gct, is_object, table_nodes};
+use crate::{Layout, globals, vms};
 use moonscope_process::{ProcessError, RemoteMemory};
 
 /// Longest string that is believed while telling layouts apart. Of 2^32 hashes, which stand where the other
@@ -17,9 +18,6 @@ const MAX_WITNESSES: usize = 256;
 
 /// Strings that must agree.
 const MIN_WITNESSES: usize = 3;
-
-/// `__index` links that are followed from a table of globals that does not hold the library itself.
-const MAX_ENVIRONMENTS: usize = 4;
 
 /// Where a build of LuaJIT keeps the length and the text of its strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,20 +145,47 @@ impl StrLayout {
         }
     }
 
-    /// Tells the layout of a VM by the names of its global variables. `thread`: any `lua_State` of it.
-    pub fn of_vm<M: RemoteMemory + ?Sized>(
+    /// Tells the layout of the VM at `g` by the names of its global variables or, where its main thread has none, by those
+    /// in its registry.
+    pub fn of_vm<M: RemoteMemory>(memory: &M, layout: &Layout, g: u64) -> Result<Self, StringError> {
+        let main = vms::main_thread(memory, g, layout).ok();
+        match main.map(|thread| Self::of_thread(memory, layout.mode, thread)) {
+            None | Some(Err(StringError::UnknownLayout { .. })) => {
+                let mut tables = globals::values(memory, layout, g);
+                for table in tables.clone() {
+                    let inside = table_nodes(memory, layout.mode, table).into_iter();
+                    tables.extend(inside.filter_map(|(_, value)| match value {
+                        Value::Table(address) => Some(address),
+                        _ => None,
+                    }));
+                }
+                Self::of_tables(memory, layout.mode, tables)
+            }
+            Some(found) => found,
+        }
+    }
+
+    /// Tells the layout of a VM by the names of the global variables of a thread of it.
+    pub fn of_thread<M: RemoteMemory + ?Sized>(
         memory: &M,
         mode: GcMode,
         thread: u64,
     ) -> Result<Self, StringError> {
-        let mut keys = Vec::new();
-        for table in environments(memory, mode, thread)? {
-            let nodes = table_nodes(memory, mode, table);
-            keys.extend(nodes.into_iter().filter_map(|(key, _)| match key {
+        Self::of_tables(memory, mode, globals::of_thread(memory, mode, thread)?)
+    }
+
+    fn of_tables<M: RemoteMemory + ?Sized>(
+        memory: &M,
+        mode: GcMode,
+        tables: Vec<u64>,
+    ) -> Result<Self, StringError> {
+        let keys = tables.into_iter().flat_map(|table| {
+            let nodes = table_nodes(memory, mode, table).into_iter();
+            nodes.filter_map(|(key, _)| match key {
                 Value::String(address) => Some(address),
                 _ => None,
-            }));
-        }
+            })
+        });
         Self::find(memory, mode, keys)
     }
 
@@ -208,32 +233,4 @@ impl StrLayout {
         }
         Ok(LuaString { bytes, len })
     }
-}
-
-/// The table of globals of a thread, and those that it falls back to through `__index` of metatables, which
-/// is not decoded by name: the metatable itself and its tables count (ngx_lua gives each request such a table).
-pub(crate) fn environments<M: RemoteMemory + ?Sized>(
-    memory: &M,
-    mode: GcMode,
-    thread: u64,
-) -> Result<Vec<u64>, ProcessError> {
-    if !is_object(memory, mode, thread, gct::THREAD) {
-        return Ok(Vec::new());
-    }
-    let first = read_ref(memory, mode, thread.wrapping_add(mode.fields().l_env.into()))?;
-    let mut tables = vec![first];
-    let mut next = Some(first);
-    while let Some(table) = next.take().filter(|_| tables.len() < MAX_ENVIRONMENTS) {
-        let behind = crate::value::metatable(memory, mode, table);
-        for (_, value) in behind.map(|it| table_nodes(memory, mode, it)).unwrap_or_default() {
-            if let Value::Table(address) = value
-                && !tables.contains(&address)
-            {
-                tables.push(address);
-                next = Some(address);
-                break;
-            }
-        }
-    }
-    Ok(tables)
 }

@@ -5,7 +5,7 @@
 use moonscope_luajit::chunk::short_source;
 use moonscope_luajit::{
     Builtins, Chunk, GcMode, LuaNames, Prototype, PrototypeError, PrototypeIdentity, StrLayout,
-    call_site_name,
+    call_site_name, globals,
 };
 use moonscope_process::{BufferMemory, ProcessError, RemoteMemory};
 use proptest::prelude::*;
@@ -66,9 +66,10 @@ fn read(mode: GcMode, memory: &impl RemoteMemory) -> Result<Prototype, Prototype
 fn ask_everything(mode: GcMode, memory: &impl RemoteMemory) {
     let strings = StrLayout::with_sid(mode);
     _ = PrototypeIdentity::read(memory, mode, HEAP);
-    _ = StrLayout::of_vm(memory, mode, HEAP);
+    _ = StrLayout::of_thread(memory, mode, HEAP);
     _ = StrLayout::find(memory, mode, HEAP..HEAP + 1000);
-    _ = Builtins::read(memory, mode, &strings, HEAP);
+    let tables = globals::of_thread(memory, mode, HEAP).unwrap_or_default();
+    _ = Builtins::read(memory, mode, &strings, &tables);
     if let Ok(prototype) = read(mode, memory) {
         let mut names = LuaNames::without_sources();
         _ = names.name_of(&prototype).display(Some(3)).to_string();

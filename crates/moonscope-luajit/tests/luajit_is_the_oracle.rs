@@ -7,7 +7,8 @@ mod oracle;
 use moonscope_luajit::bytecode::{Calls, Instruction, OperandA};
 use moonscope_luajit::chunk::short_source;
 use moonscope_luajit::{
-    Builtins, FunctionKind, GcMode, LuaNames, Prototype, PrototypeError, SourceFile, call_site_name, words_of,
+    Builtins, FunctionKind, GcMode, LuaNames, Prototype, PrototypeError, SourceFile, call_site_name, globals,
+    words_of,
 };
 use oracle::{Oracle, interpreters, library_files, skip};
 use std::collections::{HashMap, HashSet};
@@ -105,7 +106,8 @@ fn root_strings_read_as_they_are() {
 #[test]
 fn root_builtin_functions_have_the_names_of_vmdef() {
     with_each_luajit(|oracle, interpreter| {
-        let builtins = Builtins::read(&oracle.memory, oracle.mode, &oracle.strings, oracle.thread).unwrap();
+        let tables = globals::of_thread(&oracle.memory, oracle.mode, oracle.thread).unwrap();
+        let builtins = Builtins::read(&oracle.memory, oracle.mode, &oracle.strings, &tables);
         let truth: HashMap<_, _> = oracle.builtins.iter().cloned().collect();
         for ffid in 0..=255 {
             if let Some(name) = builtins.name(ffid) {

@@ -95,7 +95,7 @@ impl HeapLayout {
             return Err(unproved("gc.total", "its code does not name it"));
         }
         let main = vms::main_thread(memory, g, layout).map_err(|_| HeapError::Unreadable { g })?;
-        let string = StrLayout::of_vm(memory, layout.mode, main)
+        let string = StrLayout::of_vm(memory, layout, g)
             .map_err(|err| unproved("the length of strings", err.to_string()))?;
         let reference = u32::from(fields.ref_size);
         let orders = [true, false]

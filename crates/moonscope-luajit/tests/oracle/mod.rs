@@ -118,7 +118,7 @@ impl Oracle {
             calls: Vec::new(),
         };
         oracle.listen();
-        let layout = |mode| StrLayout::of_vm(&oracle.memory, mode, oracle.thread).ok();
+        let layout = |mode| StrLayout::of_thread(&oracle.memory, mode, oracle.thread).ok();
         let found: Vec<_> = [GcMode::Gc64, GcMode::Gc32]
             .into_iter()
             .filter_map(layout)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use moonscope_luajit::builtins::Builtins;
 use moonscope_luajit::string::StrLayout;
-use moonscope_luajit::{CFunctions, Layout, Source, TraceCopy, TraceKeeper, traces, vms};
+use moonscope_luajit::{CFunctions, Layout, Source, TraceCopy, TraceKeeper, globals, traces};
 use moonscope_process::RemoteMemory;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -87,8 +87,7 @@ impl LuaVm {
     /// How its strings are laid out.
     pub fn strings(&mut self, memory: &impl RemoteMemory) -> Option<StrLayout> {
         if self.strings.is_none() {
-            let thread = vms::main_thread(memory, self.g, &self.layout).ok()?;
-            self.strings = StrLayout::of_vm(memory, self.layout.mode, thread).ok();
+            self.strings = StrLayout::of_vm(memory, &self.layout, self.g).ok();
         }
         self.strings
     }
@@ -176,14 +175,14 @@ impl LuaVm {
 
     fn read_c_functions(&mut self, memory: &impl RemoteMemory) -> Option<CFunctions> {
         let strings = self.strings(memory)?;
-        let thread = vms::main_thread(memory, self.g, &self.layout).ok()?;
-        CFunctions::read(memory, self.layout.mode, &strings, thread).ok()
+        let tables = globals::of_vm(memory, &self.layout, self.g, &strings);
+        Some(CFunctions::read(memory, self.layout.mode, &strings, &tables))
     }
 
     fn read_builtins(&mut self, memory: &impl RemoteMemory) -> Option<Builtins> {
         let strings = self.strings(memory)?;
-        let thread = vms::main_thread(memory, self.g, &self.layout).ok()?;
-        Builtins::read(memory, self.layout.mode, &strings, thread).ok()
+        let tables = globals::of_vm(memory, &self.layout, self.g, &strings);
+        Some(Builtins::read(memory, self.layout.mode, &strings, &tables))
     }
 
     /// The trace that had machine code at this address at this time. Looks for new ones if it is not known.
