@@ -3,6 +3,7 @@
 mod intervals;
 mod late;
 mod settling;
+mod unplaced;
 mod values;
 mod waker;
 
@@ -32,6 +33,7 @@ use crate::tables::TableStore;
 use crate::unsettled::Unsettled;
 use intervals::{Ended, Size};
 pub use intervals::{Gathered, Interval};
+use unplaced::Unplaced;
 
 /// Why a stack is cut, where no walk got to say so.
 const ENDED_EARLY: &str = "process ended before its mappings could be read";
@@ -102,6 +104,8 @@ pub struct Drain {
     /// A process of ours began a program or mapped something, so more mappings are to come; since this was last taken.
     is_loading: bool,
     waiting: Vec<KeptRecord>,
+    /// Walked here, and not placed yet.
+    unplaced: Vec<Unplaced>,
     /// Of `later` and `waiting`, since the last look at what was mapped.
     kept_bytes: usize,
     remembered: FxHashMap<Box<[u64]>, (RawStackId, Verdict)>,
@@ -141,6 +145,7 @@ impl Drain {
             outdated: BTreeSet::new(),
             is_loading: false,
             waiting: Vec::new(),
+            unplaced: Vec::new(),
             kept_bytes: 0,
             remembered: FxHashMap::default(),
             definitions: Definitions::default(),
@@ -261,6 +266,7 @@ impl Drain {
     pub fn settle(&mut self) {
         self.executables.collect_tables(&mut self.tables);
         self.look_for_lua();
+        self.place_waiting();
         let waiting = std::mem::take(&mut self.waiting);
         let mut scanned: FxHashMap<Pid, Option<&'static str>> = FxHashMap::default();
         for sample in waiting.iter().filter_map(KeptRecord::sample) {

@@ -85,14 +85,14 @@ impl TableState {
 }
 
 impl Entry {
+    fn is_being_built(&self) -> bool {
+        matches!(self.table, TableState::Begun | TableState::Ordered(_))
+    }
+
     /// Has it a place that nobody would miss?
     fn is_evictable(&self) -> bool {
         // one that is ordered will be filled
-        self.users == 0
-            && !matches!(
-                self.table,
-                TableState::Missing | TableState::Begun | TableState::Ordered(_)
-            )
+        self.users == 0 && !self.is_being_built() && !matches!(self.table, TableState::Missing)
     }
 }
 
@@ -289,6 +289,11 @@ impl Executables {
             TableState::Loaded(slot, _) => store.rule_at(*slot, vaddr),
             _ => None,
         }
+    }
+
+    /// Is its table under way? Until it is there it is not known whether the file has Lua.
+    pub fn is_being_built(&self, id: ExecutableId) -> bool {
+        self.entries[id.0].is_being_built()
     }
 
     /// The place of a file's table, which is ordered if it is not there yet; `None` if there is no place.

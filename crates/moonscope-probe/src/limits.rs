@@ -144,6 +144,10 @@ pub const KEPT_GENERATIONS: usize = 4;
 /// before they are dealt with.
 pub const MAX_KEPT_BYTES: usize = 4 << 20;
 
+/// Stacks walked here that wait for tables, about 2 KiB each: a second of some thousand samples. Of more it may not be told that Lua
+/// is missing in them.
+pub const MAX_UNPLACED: usize = 1 << 13;
+
 /// Distinct raw stacks whose resolution is remembered; beyond that the memory of them starts anew.
 /// About 400 bytes each.
 pub const REMEMBERED_STACKS: usize = 1 << 15;

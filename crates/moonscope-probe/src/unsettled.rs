@@ -1,9 +1,9 @@
-//! Shipped stacks of which something is not known yet: a trace younger than the last look at those of its VM, the name of
-//! a function. Each is shipped once, so it must be told again from what came then.
+//! Stacks of which something is not known yet: a trace younger than the last look at those of its VM, the name of a function,
+//! whether a file has Lua in it. Each came once, so it must be told again from what came then.
 
 use std::sync::Arc;
 
-use moonscope_unwind::abi;
+use moonscope_unwind::{WalkFrame, abi};
 
 use crate::generation::Generation;
 use crate::lua::UserFrame;
@@ -47,6 +47,14 @@ impl Unsettled {
     /// The sample, without the copy of its stack.
     pub fn sample(&self) -> RawSample<'_> {
         RawSample::without_copy(self.head, &self.words)
+    }
+
+    /// Its native frames.
+    pub fn native(&self) -> impl Iterator<Item = &WalkFrame> {
+        self.user.iter().filter_map(|frame| match frame {
+            UserFrame::Native(native) => Some(native),
+            UserFrame::Lua(_) => None,
+        })
     }
 
     /// To be tried once more, if it was not tried often.

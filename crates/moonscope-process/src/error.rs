@@ -113,7 +113,12 @@ impl ProcessError {
 
     /// True if the process, or what it maps, changed at the very moment: a second look will see something else.
     pub fn is_passing(&self) -> bool {
-        self.is_gone() || matches!(self, Self::FileGone { reason, .. } if *reason == REMAPPED)
+        match self {
+            Self::FileGone { reason, .. } => *reason == REMAPPED,
+            // the vDSO of a program that has just ended
+            Self::Unreadable { .. } => true,
+            _ => self.is_gone(),
+        }
     }
 
     /// Sorts an error of reading below `/proc/PID`; `what` as in [`ProcessError::NotPermitted`].

@@ -127,12 +127,14 @@ impl Drain {
 
     /// Everything of the interval that has ended; nothing of it may come any more.
     pub fn take_ended(&mut self) -> Gathered {
+        self.place_all();
         let Ended { sums, received, .. } = self.ended.take().unwrap_or_default();
         self.gathered(sums, received)
     }
 
     /// Everything of the interval at hand, which is the last one.
     pub fn take_rest(&mut self) -> Gathered {
+        self.place_last();
         let (sums, received) = (self.stacks.take_sums(), std::mem::take(&mut self.received));
         self.gathered(sums, received)
     }
@@ -192,6 +194,8 @@ impl Drain {
     }
 
     fn look_through(&mut self) {
+        // they refer to files
+        self.place_all();
         for pid in self.processes.ended(monotonic_now().saturating_sub(ENDED_KEPT)) {
             self.processes.forget(pid, &mut self.executables);
             self.lua.forget(pid);

@@ -86,7 +86,7 @@ impl Drain {
             }
             (Some(copy), Some(newest), used) => {
                 let (frames, cut) = self.walk_here(sample, &copy, newest, used.as_deref());
-                (Some(newest), frames, cut)
+                return self.place_walked_here(sample, Some(Arc::clone(newest)), frames, cut);
             }
             (Some((registers, _)), None, _) => {
                 let addr = registers.regs[abi::MS_REG_RIP as usize];
@@ -210,7 +210,7 @@ impl Drain {
                 return (user_frames(sample.user()), cut);
             }
         }
-        (self.lua.without_lua(head.pid, frames), cut)
+        (frames.into_iter().map(UserFrame::Native).collect(), cut)
     }
 
     /// Walks a sample once more, as the oracle of the walk in the kernel.

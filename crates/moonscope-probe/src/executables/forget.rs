@@ -8,8 +8,7 @@ impl Executables {
     /// programs all day meets thousands.
     pub fn forget_unused(&mut self, store: &mut TableStore, is_needed: impl Fn(ExecutableId) -> bool) {
         self.entries.retain(|id, entry| {
-            let is_being_built = matches!(entry.table, TableState::Begun | TableState::Ordered(_));
-            if entry.users > 0 || is_being_built || is_needed(ExecutableId(id)) {
+            if entry.users > 0 || entry.is_being_built() || is_needed(ExecutableId(id)) {
                 return true;
             }
             release(&mut entry.table, store);

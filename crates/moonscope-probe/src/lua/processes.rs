@@ -2,7 +2,7 @@
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
 use moonscope_process::Pid;
-use moonscope_unwind::{WalkFrame, abi};
+use moonscope_unwind::abi;
 use rustc_hash::FxHashMap;
 
 use super::builds::MappedBuild;
@@ -175,21 +175,6 @@ impl LuaProcesses {
                 process.note_used(*proto);
             }
         }
-    }
-
-    /// The frames of a stack that was walked from a copy, which has no Lua in it: where it belongs is marked.
-    pub fn without_lua(&self, pid: Pid, frames: Vec<WalkFrame>) -> Vec<UserFrame> {
-        let builds = self
-            .processes
-            .get(&pid)
-            .map(LuaProcess::builds)
-            .unwrap_or_default();
-        let is_vm = |frame: &WalkFrame| builds.iter().any(|build| build.code.contains(&frame.addr));
-        let mark = |frame: WalkFrame| is_vm(&frame).then_some(UserFrame::Lua(LuaWord::NotWalked));
-        frames
-            .into_iter()
-            .flat_map(|frame| std::iter::once(UserFrame::Native(frame)).chain(mark(frame)))
-            .collect()
     }
 
     /// Changes when what was resolved before may mean something else.
