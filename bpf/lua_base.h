@@ -90,6 +90,12 @@ static __always_inline int lua_take_caller(struct walk *w, const struct lua_stat
 	return 0;
 }
 
+/* Is this the link of a frame at `base` that C calls, or called, from the frame at L->base? */
+static __always_inline int lua_is_from_c(const struct lua_state *state, __u64 base, __u64 link)
+{
+	return (link & LUA_FRAME_TYPE) == LUA_FRAME_C && base - (link & ~(__u64)LUA_FRAME_TYPEP) == state->base;
+}
+
 /*
  * A thread inside the VM's own code, or called by it: the frame at a base that a
  * register holds. The bytecode position in PC (rbx) tells if it is the one that
@@ -108,7 +114,7 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 	struct lua_slots slots = {};
 	struct lua_function function;
 	__u64 pc = w->reg[MS_REG_RBX], saved;
-	int found;
+	int found, entered = 0;
 
 	if (lua_is_gc32(layout))
 		pc = (__u32)pc;
@@ -118,6 +124,9 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 		return -1;
 	found = !lua_read_slots(w, layout, base, &slots) &&
 		!lua_read_function(w, layout, slots.function, &function);
+	/* vm_call_dispatch_f: it is to get the link that is in PC */
+	if (found && in_vm && slots.link != pc && lua_is_from_c(state, base, pc))
+		return -1;
 	if (found && lua_covers(w, layout, &function, pc)) {
 		w->lua.base = base;
 		w->lua.pc = pc;
@@ -126,10 +135,21 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 	if (found && function.ffid == LUA_FF_LUA && !certain) {
 		if (!in_vm)
 			return -1;
+		/*
+		 * lj_vm_return, and the end of lj_vm_call: C has called this frame, and PC is its link,
+		 * or parts of it. Who left a trace in it has its base in lua_State.
+		 */
+		entered = (slots.link & LUA_FRAME_TYPE) == LUA_FRAME_C &&
+			  (base == state->base || lua_is_from_c(state, base, slots.link));
 		found = 0;
 	}
 	if ((in_vm || !found) && !lua_take_caller(w, state, base, pc))
 		return 0;
+	if (entered) {
+		w->lua.base = base;
+		w->lua.pc = 0;
+		return 0;
+	}
 	if (!found && !lua_take_caller(w, state, base, slots.link))
 		return 0;
 	if (in_vm && lua_is_result(layout, slots.link) &&

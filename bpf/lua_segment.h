@@ -89,9 +89,11 @@ ms_outlined int lua_begin(struct walk *w, struct lua_state *state, enum lua_entr
 	if (is_new && !w->lua.base) {
 		/*
 		 * C enters the VM, and PC is the type of the frame to be (FRAME_C or FRAME_CP;
-		 * vm_x64.dasc, vm_call to vm_call_dispatch): nothing of it is there yet.
+		 * vm_x64.dasc, vm_call to vm_call_dispatch), or its link: nothing of it is there yet.
 		 */
-		if (in_vm && w->exact && (w->reg[MS_REG_RBX] & ~4ULL) == LUA_FRAME_C)
+		if (in_vm && w->exact && ((w->reg[MS_REG_RBX] & ~4ULL) == LUA_FRAME_C ||
+					  lua_is_from_c(state, lua_base_register(w, layout),
+							w->reg[MS_REG_RBX])))
 			flags |= MS_SEGMENT_EMPTY;
 		else if (in_vm)
 			flags |= MS_SEGMENT_GUESSED;
