@@ -191,6 +191,8 @@ impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
             };
             match value {
                 Value::Function(function) => self.function(&name, function),
+                // what a VM without globals has of them is in `package.loaded`
+                Value::Table(table) if name == "_G" => self.table("", table),
                 Value::Table(table) if begins_a_name(&name) => self.table(&name, table),
                 // Files: their methods are in the metatable.
                 Value::Userdata(userdata) if name == "io.stdout" => {

@@ -202,8 +202,8 @@ impl<M: RemoteMemory + ?Sized> Walk<'_, M> {
                 Value::Function(function) if functions.len() < self.left => functions.push((key, function)),
                 Value::Table(address) if !self.seen.contains(&address) => {
                     if let Some(name) = self.name(table, key) {
-                        // what is in it is called by the name of its module
-                        match name == "package.loaded" {
+                        // what is in them is called by the name of its module, or has none before its own
+                        match matches!(name.as_str(), "package.loaded" | "_G") {
                             true => self.look_at_later(String::new(), 0, address),
                             false => self.look_at_later(name, table.depth + 1, address),
                         }

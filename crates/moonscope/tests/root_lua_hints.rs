@@ -64,6 +64,37 @@ fn root_functions_of_a_text_are_called_what_their_callers_call_them() {
     }
 }
 
+/// What `escape` calls back begins on the same line: it has no name, and not that of `escape`.
+#[test]
+fn root_a_callback_on_the_line_of_its_function_does_not_have_its_name() {
+    if !root() {
+        return;
+    }
+    for (host, is_compiled) in lua_hosts("openresty-gc64", &["host"])
+        .iter()
+        .flat_map(|host| [(host, true), (host, false)])
+    {
+        let mut command = host.command(&repository("tests/luajit/names/oneline.lua"), is_compiled);
+        let program = Program::spawn(command.arg("30"));
+        let recording = record_at("499", &["-p", &program.pid_text(), "-d", "1"]);
+        let (mut callers, mut callbacks) = (BTreeSet::new(), BTreeSet::new());
+        for sample in &recording.profile.samples {
+            let lua: Vec<_> = sample
+                .stack
+                .iter()
+                .filter(|frame| frame.kind.starts_with("lua-"))
+                .collect();
+            let Some(gsub) = lua.iter().position(|frame| frame.name() == "string.gsub") else {
+                continue;
+            };
+            callers.insert(lua[gsub - 1].name());
+            callbacks.extend(lua.get(gsub + 1).map(|frame| frame.name()));
+        }
+        assert_eq!(callers, BTreeSet::from(["escape?"]), "compiled {is_compiled}");
+        assert_eq!(callbacks, BTreeSet::from([""]), "compiled {is_compiled}");
+    }
+}
+
 /// Two places call what they call by different names, and the same function runs: neither is its name.
 #[test]
 fn root_a_function_that_is_reached_by_tail_calls_has_no_wrong_name() {

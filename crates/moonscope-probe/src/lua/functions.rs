@@ -1,9 +1,11 @@
 //! Lua functions of a recording: each once, whichever processes run it.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use moonscope_luajit::names::{FunctionKind, FunctionName};
-use rustc_hash::FxHashMap;
+use moonscope_luajit::{Prototype, PrototypeIdentity};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::numbered::Numbered;
 
@@ -24,11 +26,21 @@ pub struct LuaFunction {
     pub line_defined: u32,
     /// One of those that LuaJIT brings as bytecode.
     pub is_builtin: bool,
+    /// Tells functions apart that have no certain name and begin on one line, as in `s:gsub(".", function() … end)`: what one is
+    /// called is not the name of another. 0 of those with a name, and where all are one.
+    pub shape: u64,
 }
 
-impl From<FunctionName> for LuaFunction {
-    fn from(name: FunctionName) -> Self {
+impl LuaFunction {
+    /// The function of a prototype.
+    pub fn new(name: FunctionName, prototype: &Prototype) -> Self {
+        let is_told_apart = name.name.is_none() && !prototype.is_stripped();
         Self {
+            shape: if is_told_apart {
+                shape_of(&prototype.identity)
+            } else {
+                0
+            },
             name: name.name.map(Arc::from),
             file: name.file.into(),
             short_file: name.short_file.into(),
@@ -36,6 +48,21 @@ impl From<FunctionName> for LuaFunction {
             is_builtin: name.kind == FunctionKind::Builtin,
         }
     }
+}
+
+/// What of a prototype is the same whenever its text is loaded.
+fn shape_of(identity: &PrototypeIdentity) -> u64 {
+    let PrototypeIdentity {
+        numline,
+        sizebc,
+        sizept,
+        sizekgc,
+        sizeuv,
+        numparams,
+        is_vararg,
+        ..
+    } = *identity;
+    FxBuildHasher.hash_one((numline, sizebc, sizept, sizekgc, sizeuv, numparams, is_vararg))
 }
 
 /// All of them.

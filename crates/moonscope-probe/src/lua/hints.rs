@@ -145,6 +145,7 @@ mod tests {
             short_file: "a.lua".into(),
             line_defined: line,
             is_builtin: false,
+            shape: 0,
         })
     }
 

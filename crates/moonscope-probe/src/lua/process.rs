@@ -11,7 +11,7 @@ use moonscope_unwind::abi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::builds::MappedBuild;
-use super::functions::{LuaFunctionId, LuaFunctions};
+use super::functions::{LuaFunction, LuaFunctionId, LuaFunctions};
 use super::hints::{Hints, Place};
 use super::prototypes::{Gone, Known, print_of};
 use super::vm::{LuaVm, NotNow};
@@ -44,8 +44,8 @@ pub struct LuaProcess {
     hints: Hints,
     /// Prototypes read so far.
     read: u64,
-    /// What the function of a print was, if its prototype is gone.
-    by_print: FxHashMap<u32, LuaFunctionId>,
+    /// What the function of a print was, if its prototype is gone; `None`: one of several.
+    by_print: FxHashMap<u32, Option<LuaFunctionId>>,
     /// Those that samples had since they were last looked at.
     used: FxHashSet<u64>,
     looked_at_prototypes: Instant,
@@ -142,7 +142,7 @@ impl LuaProcess {
         let known = known.chain(self.gone.values().map(|gone| &gone.known));
         let of_prototypes = known.map(|known| known.function);
         of_prototypes
-            .chain(self.by_print.values().copied())
+            .chain(self.by_print.values().copied().flatten())
             .chain(self.hints.functions())
     }
 
@@ -284,7 +284,7 @@ impl LuaProcess {
             // the same definition of the same chunk, loaded anew
             None => self
                 .hints
-                .shown(*self.by_print.get(&print).filter(|_| print != 0)?),
+                .shown((*self.by_print.get(&print).filter(|_| print != 0)?)?),
         };
         Some(LuaPlace {
             function,
@@ -353,7 +353,7 @@ impl LuaProcess {
             let name = self.names.name_with(&prototype, words);
             // of stripped bytecode all functions of a chunk are one: what one is called is not the name of another
             let is_nameless = name.name.is_none() && !prototype.is_stripped();
-            let function = functions.intern(name.into());
+            let function = functions.intern(LuaFunction::new(name, &prototype));
             self.read += 1;
             let known = Known {
                 number: self.read,
@@ -363,7 +363,8 @@ impl LuaProcess {
                 function,
                 checked: Instant::now(),
             };
-            self.by_print.insert(known.print, function);
+            let recalled = self.by_print.entry(known.print).or_insert(Some(function));
+            *recalled = recalled.filter(|other| *other == function);
             self.prototypes.insert(proto, known);
         }
         self.prototypes
