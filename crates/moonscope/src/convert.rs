@@ -8,6 +8,7 @@ use moonscope_profile::{Filter, Format, Grouping, PluginPaths, Regex, WriteOptio
 
 use crate::exit::{Code, Failure};
 use crate::input;
+use crate::number;
 use crate::output::Outputs;
 
 const EXAMPLES: &str = "\
@@ -119,11 +120,11 @@ pub struct PartArgs {
     without: Vec<Regex>,
 
     /// Keep samples of this process; repeatable
-    #[arg(short, long, value_name = "PID")]
+    #[arg(short, long, value_name = "PID", value_parser = number::pid)]
     pid: Vec<u32>,
 
     /// Keep samples of this thread; repeatable
-    #[arg(long, value_name = "TID")]
+    #[arg(long, value_name = "TID", value_parser = number::pid)]
     tid: Vec<u32>,
 
     /// Keep samples of commands with this name; repeatable

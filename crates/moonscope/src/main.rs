@@ -10,6 +10,7 @@ mod inspect;
 mod list;
 mod lua;
 mod nginx;
+mod number;
 mod old_tools;
 mod output;
 mod record;

@@ -7,13 +7,13 @@ mod text;
 
 use std::io::Write;
 
-use clap::builder::RangedU64ValueParser;
 use moonscope_probe::live::{LiveFiles, LiveProcess, Running};
 use moonscope_process::{Pid, ProcessError, visible};
 use moonscope_symbols::SymbolOptions;
 use moonscope_unwind::abi;
 
 use crate::exit::{Code, Failure};
+use crate::number;
 use crate::record::resolve::Namer;
 use crate::target::{Scope, TargetArgs};
 use report::Report;
@@ -33,7 +33,7 @@ pub struct StackArgs {
 
     /// Frames of a stack at most, up to 1024; the outermost are left out
     #[arg(long, value_name = "N", default_value_t = abi::MS_DEFAULT_DEPTH,
-          value_parser = RangedU64ValueParser::<u32>::new().range(1..=u64::from(abi::MS_MAX_DEPTH)))]
+          value_parser = number::whole(1..=abi::MS_MAX_DEPTH, "127"))]
     max_depth: u32,
 
     /// Writes JSON instead of text (docs/formats.md)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use crate::exit::{Code, Failure};
+use crate::number::whole;
 use crate::record::{self, RecordArgs};
 use crate::shell::quoted;
 
@@ -237,8 +238,7 @@ impl Asked {
 
 fn number(option: &str, text: Option<&str>) -> Result<u64, Failure> {
     let text = text.ok_or_else(|| usage(format_args!("{option}: a number is missing")))?;
-    text.parse()
-        .map_err(|_| usage(format_args!("{option} {text}: not a number")))
+    whole(.., "5")(text).map_err(|expected| usage(format_args!("{option} {text}: {expected}")))
 }
 
 /// `some 150000 1000000` of the kernel's PSI, with both in microseconds.
@@ -319,7 +319,7 @@ mod tests {
             ("on_cpu -x", "no such argument"),
             ("on_cpu -i", "a number is missing"),
             ("on_cpu -i 0", "must last"),
-            ("on_cpu -d soon", "not a number"),
+            ("on_cpu -d soon", "-d soon: a whole number is expected, such as 5"),
             ("on_cpu -p 1 -c ls", "together"),
             ("on_cpu -T disk some~1~2", "no trigger"),
             ("on_cpu -T cpu much", "no trigger"),

@@ -5,6 +5,7 @@ mod near;
 mod select;
 
 use crate::exit::{Code, Failure};
+use crate::number;
 use moonscope_process::cgroup::{self, Cgroup};
 use moonscope_process::{Pid, Process, process};
 use std::collections::BTreeSet;
@@ -20,7 +21,8 @@ const HEADING: &str = "Target (one of)";
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct TargetArgs {
     /// A process, with all its threads and later children; may be given several times
-    #[arg(help_heading = HEADING, short, long, value_name = "PID", value_delimiter = ',')]
+    #[arg(help_heading = HEADING, short, long, value_name = "PID", value_delimiter = ',',
+          value_parser = number::pid)]
     pub pid: Vec<Pid>,
 
     /// Processes of this name (as in /proc/PID/comm), also those that start with it or take it later. Whoever had it once

@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::vms::OneVm;
 use super::{Show, ViewArgs, who};
 use crate::exit::Failure;
+use crate::number;
 use crate::table::{Table, size};
 
 /// The heap by type of object.
@@ -23,7 +24,8 @@ pub struct ObjectsArgs {
     who: bool,
 
     /// Holders that are shown at most
-    #[arg(long, value_name = "N", default_value_t = 40, requires = "who")]
+    #[arg(long, value_name = "N", default_value_t = 40, requires = "who",
+          value_parser = number::whole(0_usize.., "40"))]
     holders: usize,
 
     /// Shows all keys of tables, also those that may be data

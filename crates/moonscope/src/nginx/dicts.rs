@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use super::table::{Table, age, size};
 use super::{Show, ViewArgs};
 use crate::exit::{Code, Failure};
+use crate::number;
 
 /// Dictionaries.
 #[derive(Args)]
@@ -31,7 +32,8 @@ pub struct DictsArgs {
     keys: bool,
 
     /// How many keys of each are listed
-    #[arg(long, value_name = "N", default_value_t = 1000, requires = "keys")]
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "keys",
+          value_parser = number::whole(0_usize.., "1000"))]
     limit: usize,
 
     /// Shows what users put in

@@ -36,7 +36,9 @@ fn seconds(text: &str) -> Result<f64, String> {
         "ms" => Ok(number / 1000.0),
         "m" | "min" => Ok(number * 60.0),
         "h" => Ok(number * 3600.0),
-        _ => Err(format!("{unit:?} is no unit of time: use us, ms, s, m or h")),
+        _ => Err(format!(
+            "{unit:?} is no unit of time: use us, ms, s, m or h, such as 500ms"
+        )),
     }
 }
 

@@ -8,6 +8,7 @@ use moonscope_unwind::abi;
 
 use super::events::EventArgs;
 use crate::exit::{Code, Failure};
+use crate::number;
 use crate::target::{Target, TargetArgs};
 
 /// What is measured, of whom, and how.
@@ -28,7 +29,7 @@ pub struct WhatArgs {
     pub value: Option<String>,
 
     /// Samples per second and CPU
-    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = number::whole(1..=1_000_000_u64, "99"))]
     pub frequency: u64,
 
     #[command(flatten)]
@@ -46,7 +47,7 @@ pub struct WhatArgs {
 pub struct StackArgs {
     /// User frames of a stack at most, up to 1024; the outermost are left out
     #[arg(long, value_name = "N", default_value_t = abi::MS_DEFAULT_DEPTH,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(abi::MS_MAX_DEPTH)))]
+          value_parser = number::whole(1..=abi::MS_MAX_DEPTH, "127"))]
     pub max_depth: u32,
 
     /// Leave kernel frames out

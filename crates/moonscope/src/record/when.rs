@@ -1,6 +1,5 @@
 //! When is recorded, and into how many files.
 
-use std::num::NonZero;
 use std::time::Duration;
 
 use clap::Args;
@@ -8,6 +7,7 @@ use clap::Args;
 use super::duration;
 use super::trigger::Spec;
 use crate::exit::{Code, Failure};
+use crate::number;
 
 /// When is recorded.
 #[derive(Args)]
@@ -19,8 +19,8 @@ pub struct WhenArgs {
     interval: Option<Duration>,
 
     /// With --interval: delete all but the newest N
-    #[arg(long, value_name = "N", requires = "interval")]
-    keep: Option<NonZero<usize>>,
+    #[arg(long, value_name = "N", requires = "interval", value_parser = number::whole(1_usize.., "60"))]
+    keep: Option<usize>,
 
     /// Wait until this happens, then record for -d: psi:cpu:some:300ms/2s (or memory, io, full, @CGROUP), cpu>80%, rss>2G,
     /// signal:USR1; repeatable, the first counts
@@ -28,8 +28,8 @@ pub struct WhenArgs {
     trigger: Vec<Spec>,
 
     /// With --trigger: so many recordings, then end
-    #[arg(long, value_name = "N", requires = "trigger")]
-    trigger_count: Option<NonZero<u64>>,
+    #[arg(long, value_name = "N", requires = "trigger", value_parser = number::whole(1_u64.., "3"))]
+    trigger_count: Option<u64>,
 
     /// With --trigger: record all the time, and keep the last TIME before the trigger too
     #[arg(long, value_name = "TIME", requires = "trigger", value_parser = duration::parse)]
@@ -107,7 +107,7 @@ impl WhenArgs {
             }
             return Ok(When::Intervals(Intervals {
                 length: interval,
-                keep: self.keep.map(NonZero::get),
+                keep: self.keep,
             }));
         }
         if self.trigger.is_empty() {
@@ -126,7 +126,7 @@ impl WhenArgs {
         };
         Ok(When::Triggered(Triggered {
             specs: self.trigger.clone(),
-            count: self.trigger_count.map_or(1, NonZero::get),
+            count: self.trigger_count.unwrap_or(1),
             before: self.flight,
             after,
         }))
