@@ -37,7 +37,7 @@ pub enum ProcessError {
     },
     /// The file of a mapping cannot be reached: deleted and not openable through `map_files`, or
     /// another file stands at its path now.
-    #[error("{}: the file that process {pid} maps is gone: {reason}", visible(path))]
+    #[error("{}: {}", visible(path), self.without_path())]
     FileGone {
         /// The process.
         pid: Pid,
@@ -47,7 +47,7 @@ pub enum ProcessError {
         reason: &'static str,
     },
     /// The file cannot be opened or read.
-    #[error("{}: {}", visible(path), reason(cause))]
+    #[error("{}: {}", visible(path), self.without_path())]
     CannotOpen {
         /// The path.
         path: PathBuf,
@@ -55,13 +55,13 @@ pub enum ProcessError {
         cause: io::Error,
     },
     /// The file has another content than when it was first seen.
-    #[error("{}: it was written to since it was first seen", visible(path))]
+    #[error("{}: {}", visible(path), self.without_path())]
     FileChanged {
         /// The path.
         path: PathBuf,
     },
     /// The file is not an ELF file that this machine could run, or its headers are damaged.
-    #[error("{}: {reason}", visible(path))]
+    #[error("{}: {}", visible(path), self.without_path())]
     BadElf {
         /// The path.
         path: PathBuf,
@@ -85,6 +85,19 @@ pub enum ProcessError {
 }
 
 impl ProcessError {
+    /// The same without the path that it begins with, for those who say themselves which file it is.
+    pub fn without_path(&self) -> String {
+        match self {
+            Self::FileGone { pid, reason, .. } => {
+                format!("the file that process {pid} maps is gone: {reason}")
+            }
+            Self::CannotOpen { cause, .. } => reason(cause),
+            Self::FileChanged { .. } => "it was written to since it was first seen".to_owned(),
+            Self::BadElf { reason, .. } => (*reason).to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// True if the process is not there (any more): the caller should forget it.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::NoSuchProcess { .. } | Self::Exited { .. })

@@ -101,13 +101,14 @@ impl ElfFile {
     pub(crate) fn from_executable(exe: &Executable) -> Result<Self, ElfError> {
         if !exe.is_as_it_was() {
             let path = exe.path().to_owned();
-            return Err(io::Error::other(ProcessError::FileChanged { path }).into());
+            let changed = ProcessError::FileChanged { path };
+            return Err(io::Error::other(changed.without_path()).into());
         }
         match exe.fd_path() {
             Some(path) => Self::from_file(File::open(path)?),
             None => Self::from_bytes(
                 exe.data()
-                    .map_err(|err| io::Error::other(err.to_string()))?
+                    .map_err(|err| io::Error::other(err.without_path()))?
                     .to_vec(),
             ),
         }

@@ -153,7 +153,7 @@ impl Module {
         }
         // Mapping the executable guards against truncated mappings for good (`moonscope_process::sigbus`).
         if let Err(err) = exe.data() {
-            self.coverage.problem(err.to_string());
+            self.coverage.problem(err.without_path());
             return;
         }
         let mut search = Search {
@@ -289,6 +289,7 @@ impl Module {
 }
 
 impl Coverage {
+    /// Takes note of something that is wrong with the file, in words without its path.
     fn problem(&mut self, what: String) {
         if self.problems.len() < MAX_PROBLEMS && !self.problems.contains(&what) {
             self.problems.push(what);

@@ -298,3 +298,22 @@ last: .fill 8, 1, 0x90
         assert_eq!(name(offset).as_deref(), expected, "at {offset}");
     }
 }
+
+#[test]
+fn a_file_that_was_written_to_is_told_of_with_its_path_once() {
+    let shop = Workshop::new();
+    shop.write("prog.c", "int main(void) { return 0; }");
+    shop.run("gcc -o prog prog.c");
+    let exe = open(&shop.path("prog"));
+    let mut bytes = std::fs::read(shop.path("prog")).unwrap();
+    bytes.push(0);
+    std::fs::write(shop.path("prog"), bytes).unwrap();
+    let mut symbolizer = Symbolizer::new(common::alone());
+    symbolizer.native(&exe, &[0x1000]);
+    let told: Vec<_> = symbolizer.problems().iter().collect();
+    let path = shop.path("prog").display().to_string();
+    assert_eq!(
+        told,
+        [&format!("{path}: it was written to since it was first seen")]
+    );
+}

@@ -112,6 +112,10 @@ fn root_damaged_files_are_named_with_what_is_wrong_and_sound_ones_are_not() {
             recorded.stderr
         );
     }
+    for line in &told {
+        let path = line.split(": ").next().unwrap();
+        assert_eq!(line.matches(path).count(), 1, "the path is said once: {line}");
+    }
     let sound = format!("{}: ", dir.path().join("sound").display());
     assert!(!told.iter().any(|line| line.starts_with(&sound)), "{told:?}");
     // what became of each tick is the last line all the same
