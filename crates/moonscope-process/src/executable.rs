@@ -183,8 +183,8 @@ impl Executable {
         self.build_id.as_ref()
     }
 
-    /// Its path as the process that was seen first names it, in its own root; `[vdso]` for the vDSO.
-    /// Never open this one.
+    /// Its path as `/proc` names it: in the root of the process that was seen first, or, if that lies in our own (chroot), in
+    /// ours; `[vdso]` for the vDSO. Never open this one.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -201,6 +201,14 @@ impl Executable {
     /// below it lead out of it: to open a file there, use [`Executable::open_beside`].
     pub fn root(&self) -> Option<PathBuf> {
         self.root.as_ref().map(Root::path)
+    }
+
+    /// A path that `/proc` told, such as that of the file, as the process has it in its own root.
+    pub fn path_in_root(&self, path: &Path) -> PathBuf {
+        match &self.root {
+            Some(root) => root.inside(path),
+            None => path.to_owned(),
+        }
     }
 
     /// Opens another file (of debug information) in the root of the process, following links only

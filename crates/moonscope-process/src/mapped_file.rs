@@ -76,10 +76,11 @@ pub(crate) fn open_by_path(
             "it was deleted, and map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN",
         ));
     }
-    let file = match root {
-        Some(root) => root.open(path)?,
-        None => Root::of(pid)?.open(path)?,
+    let root = match root {
+        Some(root) => root.clone(),
+        None => Root::of(pid)?,
     };
+    let file = root.open(&root.inside(path))?;
     if same_inode(&file, mapping) {
         return Ok(file);
     }

@@ -62,6 +62,17 @@ impl Root {
         self.0.as_fd()
     }
 
+    /// A path that `/proc` told, as it is in this root. The kernel names files and roots as whoever asks sees them (`d_path`), so
+    /// after a mere chroot, in a mount namespace that has the path of the root too, that path comes first. What is not below
+    /// the root (a program that was started before it changed its root) stays as it is.
+    pub(crate) fn inside(&self, path: &Path) -> PathBuf {
+        let root = std::fs::read_link(self.path());
+        let below = root
+            .ok()
+            .and_then(|root| Some(path.strip_prefix(root).ok()?.to_owned()));
+        below.map_or_else(|| path.to_owned(), |below| Path::new("/").join(below))
+    }
+
     /// Opens a regular file of this root for reading. All links are resolved inside.
     pub(crate) fn open(&self, path: &Path) -> Result<File, ProcessError> {
         open_below(self.0.as_fd(), path).map_err(|err| ProcessError::CannotOpen {

@@ -67,12 +67,16 @@ impl Search<'_> {
         let name = Path::new(OsStr::from_bytes(name));
         let (place, path) = match from {
             Some(file) => (file.place, file.path.clone()),
-            None => (Place::Process, self.exe.path().to_owned()),
+            None => (Place::Process, self.exe.path_in_root(self.exe.path())),
         };
         // A build-id path may be a link to where the debug file really is; relative means from there.
         let real = elf
             .file()
-            .and_then(|file| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok());
+            .and_then(|file| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok())
+            .map(|real| match place {
+                Place::Process => self.exe.path_in_root(&real),
+                Place::Host => real,
+            });
         let beside = [Some(path), real]
             .into_iter()
             .flatten()
@@ -111,16 +115,22 @@ impl Search<'_> {
             checksum: u32_at(&link, checksum_at),
             build_id: id,
         };
-        let dir = self.exe.path().parent()?.to_owned();
+        let own = self.exe.path_in_root(self.exe.path());
+        let dir = own.parent()?;
         let mut paths = vec![
             (Place::Process, dir.join(name)),
             (Place::Process, dir.join(".debug").join(name)),
         ];
-        if let Some(below) = dir.strip_prefix("/").ok().filter(|dir| is_plain(dir)) {
-            for place in [Place::Process, Place::Host] {
-                let in_dir = |debug_dir: &PathBuf| (place, debug_dir.join(below).join(name));
-                paths.extend(self.debug_dirs.iter().map(in_dir));
-            }
+        // after a chroot it has a path of the host, too
+        let on_host = self.exe.path().parent()?;
+        let on_host = (on_host != dir).then_some((Place::Host, on_host));
+        let dirs = [(Place::Process, dir), (Place::Host, dir)];
+        for (place, dir) in dirs.into_iter().chain(on_host) {
+            let Some(below) = dir.strip_prefix("/").ok().filter(|dir| is_plain(dir)) else {
+                continue;
+            };
+            let in_dir = |debug_dir: &PathBuf| (place, debug_dir.join(below).join(name));
+            paths.extend(self.debug_dirs.iter().map(in_dir));
         }
         paths
             .into_iter()

@@ -112,6 +112,32 @@ fn a_process_in_another_root_uses_the_debug_files_there_and_nothing_outside_root
     assert_eq!(in_root(&shop, hidden).as_deref(), Some("hidden"));
 }
 
+#[test]
+fn the_debug_link_of_a_process_in_another_root_is_followed_there_root() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    for place in ["srv/", "srv/.debug/", "usr/lib/debug/srv/"] {
+        let shop = Workshop::new();
+        shop.write(
+            "prog.c",
+            "#include <unistd.h>\nstatic __attribute__((noinline)) int hidden(void) { return sleep(60); }\n\
+             int main(void) { write(1, \"x\", 1); return hidden(); }",
+        );
+        shop.run("gcc -static -g -O0 -Wl,--build-id=none -o full prog.c");
+        shop.run(&format!("mkdir -p root/srv root/{place}"));
+        shop.run("objcopy --only-keep-debug full prog.debug");
+        shop.run("strip -o root/srv/prog full");
+        shop.run("objcopy --add-gnu-debuglink=prog.debug root/srv/prog");
+        let functions = common::functions_of(&shop.path("full"), ".symtab");
+        let hidden = functions.iter().find(|f| f.name == "hidden").unwrap().start;
+        assert_eq!(in_root(&shop, hidden), None, "there is no debug file yet");
+        shop.run(&format!("mv prog.debug root/{place}prog.debug"));
+        assert_eq!(in_root(&shop, hidden).as_deref(), Some("hidden"), "{place}");
+    }
+}
+
 /// Runs the program in its root and names an address of it.
 fn in_root(shop: &Workshop, vaddr: u64) -> Option<String> {
     use std::io::Read;

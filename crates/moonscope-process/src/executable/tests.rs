@@ -341,6 +341,42 @@ fn root_links_of_a_container_do_not_lead_out_of_it() {
 }
 
 #[test]
+fn root_a_program_that_was_started_in_another_root_is_opened_both_ways() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("srv")).unwrap();
+    let source = dir.path().join("wait.c");
+    fs::write(
+        &source,
+        "#include <unistd.h>\nint main(void) { return sleep(60); }",
+    )
+    .unwrap();
+    let program = root.join("srv/wait");
+    let gcc = Command::new("gcc")
+        .args(["-static", "-o"])
+        .args([&program, &source])
+        .status();
+    if !gcc.is_ok_and(|status| status.success()) {
+        return eprintln!("SKIPPED: no gcc here that links statically");
+    }
+    let child = Running::start(Command::new("chroot").arg(&root).arg("/srv/wait"), &program);
+    let mapping = code(child.pid()).unwrap();
+    let executable = Executable::open(child.pid(), &mapping).unwrap();
+    // the kernel names it as we see it
+    assert_eq!(executable.path(), program);
+    assert_eq!(executable.path_in_root(executable.path()), Path::new("/srv/wait"));
+    assert!(executable.open_beside(Path::new("/srv/wait")).is_ok());
+    let by_path = open_by_path(child.pid(), &mapping, executable.path(), None).unwrap();
+    assert_eq!(
+        by_path.metadata().unwrap().ino(),
+        fs::metadata(&program).unwrap().ino()
+    );
+}
+
+#[test]
 fn root_a_file_on_an_overlay_is_opened_both_ways() {
     if !is_root() {
         return;

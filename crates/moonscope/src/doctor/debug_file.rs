@@ -39,7 +39,8 @@ pub(super) fn find(executable: &Executable, elf: &object::File<'_>) -> Option<Se
     let name = Path::new(std::ffi::OsStr::from_bytes(name));
     // A name, not a way: a link such as `../../etc/x` is nobody's debug file.
     let name = Path::new(name.file_name().filter(|base| *base == name.as_os_str())?);
-    let dir = executable.path().parent()?;
+    let own = executable.path_in_root(executable.path());
+    let dir = own.parent()?;
     let places = [
         dir.join(name),
         dir.join(".debug").join(name),
@@ -47,7 +48,7 @@ pub(super) fn find(executable: &Executable, elf: &object::File<'_>) -> Option<Se
             .join(dir.strip_prefix("/").unwrap_or(dir))
             .join(name),
     ];
-    let places = places.into_iter().filter(|place| place != executable.path());
+    let places = places.into_iter().filter(|place| *place != own);
     let belongs = |data: &[u8]| (id.is_some() && build_id(data) == id) || crc32fast::hash(data) == checksum;
     places
         .into_iter()
