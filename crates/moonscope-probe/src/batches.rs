@@ -25,7 +25,7 @@ pub enum Then {
 }
 
 /// Gives each key and value of a hash map. What is added meanwhile may be among them. An error is that of the system call; what was
-/// given before it is all that was deleted.
+/// given before it is all that was deleted, and the rest can be asked for again.
 pub fn for_each(map: &impl MapCore, then: Then, mut give: impl FnMut(&[u8], &[u8])) -> Result<(), Error> {
     let (key_size, value_size) = (map.key_size() as usize, map.value_size() as usize);
     let read = match then {
@@ -58,7 +58,8 @@ pub fn for_each(map: &impl MapCore, then: Then, mut give: impl FnMut(&[u8], &[u8
         let failed = (result < 0).then(|| io::Error::from_raw_os_error(-result));
         let is_last = match failed.as_ref().map(io::Error::kind) {
             None => false,
-            Some(io::ErrorKind::NotFound) => true,
+            // without memory for a bucket it ends before that, and has deleted those that it gives
+            Some(io::ErrorKind::NotFound | io::ErrorKind::OutOfMemory) => true,
             Some(io::ErrorKind::Interrupted) => continue,
             // a bucket has more than fit
             Some(io::ErrorKind::StorageFull) => {
@@ -72,7 +73,10 @@ pub fn for_each(map: &impl MapCore, then: Then, mut give: impl FnMut(&[u8], &[u8
             .take(count as usize)
             .for_each(|(key, value)| give(key, value));
         if is_last {
-            return Ok(());
+            let is_all = failed.is_none_or(|err| err.kind() == io::ErrorKind::NotFound);
+            return is_all
+                .then_some(())
+                .ok_or_else(|| Error::from_raw_os_error(-result));
         }
         begin = Some(next);
     }
@@ -83,9 +87,22 @@ mod tests {
     use super::*;
     use libbpf_rs::libbpf_sys::bpf_map_create_opts;
     use libbpf_rs::{MapFlags, MapHandle, MapType};
+    use std::os::fd::AsFd;
 
     /// Of so many, libbpf-rs 0.27 gives some thousands.
     const ENTRIES: u32 = 50_000;
+
+    fn is_root() -> bool {
+        if !rustix::process::geteuid().is_root() {
+            assert!(
+                std::env::var_os("MOONSCOPE_NO_SKIP").is_none(),
+                "this test needs root"
+            );
+            eprintln!("SKIPPED: maps need root");
+            return false;
+        }
+        true
+    }
 
     fn full_map() -> MapHandle {
         let options = bpf_map_create_opts {
@@ -117,12 +134,7 @@ mod tests {
 
     #[test]
     fn root_batches_give_every_entry_once_also_where_buckets_do_not_end_with_them() {
-        if !rustix::process::geteuid().is_root() {
-            assert!(
-                std::env::var_os("MOONSCOPE_NO_SKIP").is_none(),
-                "this test needs root"
-            );
-            eprintln!("SKIPPED: maps need root");
+        if !is_root() {
             return;
         }
         let map = full_map();
@@ -130,5 +142,33 @@ mod tests {
         assert_eq!(numbers(&map, Then::Keep), all);
         assert_eq!(numbers(&map, Then::Delete), all);
         assert_eq!(numbers(&map, Then::Delete), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn root_what_was_read_before_a_failure_was_given_and_the_rest_is_still_there() {
+        if !is_root() {
+            return;
+        }
+        let map = full_map();
+        // the kernel has it under another descriptor, too
+        let same = MapHandle::from_map_id(map.info().unwrap().info.id).unwrap();
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        let mut given = Vec::new();
+        let result = for_each(&map, Then::Delete, |key, _| {
+            given.push(u32::from_ne_bytes(key.try_into().unwrap()));
+            // the next system call finds no map there
+            // SAFETY: both are open, and the map's own descriptor is not used for anything else.
+            unsafe { libc::dup2(nothing.as_raw_fd(), map.as_fd().as_raw_fd()) };
+        });
+        assert!(result.is_err());
+        assert!(
+            !given.is_empty() && given.len() < ENTRIES as usize,
+            "{}",
+            given.len()
+        );
+        let mut all = numbers(&same, Then::Keep);
+        all.extend(&given);
+        all.sort_unstable();
+        assert_eq!(all, (0..ENTRIES).collect::<Vec<_>>());
     }
 }

@@ -85,5 +85,6 @@ pub use recorded::{Collectors, Measured, Recorded};
 pub use session::{Interval, Options, Scope, Session};
 pub use stacks::{LuaCode, LuaState, RawFrame, RawStackId, RawStacks, Thread, What};
 pub use statistics::{RunTime, VerifierCost, have_own_stacks, verifier_costs};
+pub use sums::FailedReads;
 pub use totals::{EventTotals, Ticks, Totals};
 pub use unfinished::UnfinishedProcess;

@@ -21,6 +21,8 @@ pub struct Received {
     pub malformed: u64,
     /// Things that were summed up for a stack that never came, by event.
     pub without_stack: [u64; abi::MS_MAX_EVENTS as usize],
+    /// Things that were summed up and could not be read when the recording ended, by event.
+    pub unread: [u64; abi::MS_MAX_EVENTS as usize],
     /// Stacks of which it is not known any more what they were, so that what stands or is left over of them is missing: `in use`
     /// of `alloc`.
     pub values_without_stack: u64,
@@ -48,6 +50,7 @@ impl Received {
             by_frame_pointer,
             malformed,
             without_stack,
+            unread,
             values_without_stack,
             not_looked_at,
             comparison: _,
@@ -60,6 +63,9 @@ impl Received {
         self.by_frame_pointer += by_frame_pointer;
         self.malformed += malformed;
         for (mine, more) in self.without_stack.iter_mut().zip(without_stack) {
+            *mine += more;
+        }
+        for (mine, more) in self.unread.iter_mut().zip(unread) {
             *mine += more;
         }
         self.values_without_stack += values_without_stack;

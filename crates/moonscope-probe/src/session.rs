@@ -385,7 +385,7 @@ impl Session {
         self.receive(usize::MAX)?;
         let lasting = self.lasting(&mut events);
         let sums = match &mut self.sums {
-            Some(sums) => sums.finish()?,
+            Some(sums) => sums.finish(),
             None => Vec::new(),
         };
         let standing = self.standing(&sums, Some(monotonic_now()));
@@ -395,6 +395,10 @@ impl Session {
         drain.take_uncounted(&standing, Which::AtHand);
         drain.take_sums(&lasting, Which::AtHand);
         drain.received.not_looked_at = not_looked_at;
+        if let Some(sums) = &self.sums {
+            let summed = |event| Ticks::read(&self.counters, self.object.cpus, event).summed;
+            drain.received.unread = sums.unread(std::array::from_fn(summed));
+        }
         self.intervals.part(&mut events);
         for process in &unfinished {
             for &(thread, what, _) in &process.threads {

@@ -16,6 +16,21 @@ const TURN: Duration = Duration::from_millis(500);
 /// longer adds to the map of the turn after the next.
 pub const GRACE: Duration = Duration::from_millis(20);
 
+/// What one of the maps held.
+pub type Batch = Vec<(abi::ms_sum_key, abi::ms_sum)>;
+
+/// A number for each event.
+type OfEvents = [u64; abi::MS_MAX_EVENTS as usize];
+
+/// Reads that failed. What they left is in its map still, and comes with the next read of that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailedReads {
+    /// So many.
+    pub count: u64,
+    /// What the kernel said to the last one.
+    pub reason: String,
+}
+
 /// The two maps, and whose turn it is.
 pub struct Sums {
     maps: [MapHandle; 2],
@@ -23,6 +38,9 @@ pub struct Sums {
     now: u32,
     changed: Instant,
     is_emptied: bool,
+    /// Things whose sums were read, by event.
+    read: OfEvents,
+    pub failed: FailedReads,
 }
 
 impl Sums {
@@ -34,21 +52,23 @@ impl Sums {
             now: 0,
             changed: Instant::now(),
             is_emptied: true,
+            read: OfEvents::default(),
+            failed: FailedReads::default(),
         })
     }
 
     /// What the map that is not filled now holds, once after each turn; to be called after the ring buffer was read,
     /// which has the stacks.
-    pub fn take_turn(&mut self) -> Result<Option<Vec<(abi::ms_sum_key, abi::ms_sum)>>, ProbeError> {
+    pub fn take_turn(&mut self) -> Option<Batch> {
         let since = self.changed.elapsed();
         if !self.is_emptied && since >= GRACE {
             self.is_emptied = true;
-            return self.empty(1 - self.now).map(Some);
+            return Some(self.empty(1 - self.now));
         }
         if self.is_emptied && since >= TURN {
             self.turn();
         }
-        Ok(None)
+        None
     }
 
     /// Can the other map take over now? It must have been emptied since it was filled.
@@ -65,11 +85,22 @@ impl Sums {
     }
 
     /// What both maps hold, after all programs have ended.
-    pub fn finish(&mut self) -> Result<Vec<(abi::ms_sum_key, abi::ms_sum)>, ProbeError> {
+    pub fn finish(&mut self) -> Batch {
         std::thread::sleep(GRACE);
-        let mut all = self.empty(0)?;
-        all.extend(self.empty(1)?);
-        Ok(all)
+        let mut all = self.empty(0);
+        all.extend(self.empty(1));
+        all
+    }
+
+    /// Of the things that the kernel side has summed up, by event, those that could not be read to the end.
+    pub fn unread(&self, mut summed: OfEvents) -> OfEvents {
+        if self.failed.count == 0 {
+            return OfEvents::default();
+        }
+        for (summed, read) in summed.iter_mut().zip(self.read) {
+            *summed = summed.saturating_sub(read);
+        }
+        summed
     }
 
     /// Has every stack shipped anew.
@@ -78,16 +109,18 @@ impl Sums {
         self.turn.write(EPOCH_WORD, &[next]);
     }
 
-    fn empty(&self, which: u32) -> Result<Vec<(abi::ms_sum_key, abi::ms_sum)>, ProbeError> {
-        let map = &self.maps[which as usize];
-        let failed = |err: libbpf_rs::Error| ProbeError::Map {
-            map: "sums",
-            source: std::io::Error::other(err),
-        };
-        let mut sums = Vec::new();
+    /// What a map holds; of a read that fails halfway, what came before. That was deleted, so it is nowhere else.
+    fn empty(&mut self, which: u32) -> Batch {
+        let mut sums = Batch::new();
         let add = |key: &[u8], value: &[u8]| sums.extend(plain(key).zip(plain(value)));
-        batches::for_each(map, Then::Delete, add).map_err(failed)?;
-        Ok(sums)
+        if let Err(err) = batches::for_each(&self.maps[which as usize], Then::Delete, add) {
+            self.failed.count += 1;
+            self.failed.reason = err.to_string();
+        }
+        for (key, sum) in &sums {
+            self.read[key.event as usize % self.read.len()] += sum.count;
+        }
+        sums
     }
 }
 

@@ -12,6 +12,7 @@ use crate::processes::ProcessCounts;
 use crate::received::Received;
 use crate::shared_array::SharedArray;
 use crate::statistics::RunTime;
+use crate::sums::FailedReads;
 
 /// Ticks, or whatever else is measured, by what became of them in the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,6 +145,8 @@ pub struct Totals {
     pub mapping_records_lost: u64,
     /// Lua.
     pub lua: LuaCounts,
+    /// Reads of sums that failed.
+    pub failed_reads: FailedReads,
 }
 
 impl Totals {
@@ -160,6 +163,7 @@ impl Totals {
             problems,
             mapping_records_lost,
             lua,
+            failed_reads,
         } = next;
         for (mine, event) in self.events.iter_mut().zip(events) {
             mine.ticks += event.ticks;
@@ -175,6 +179,7 @@ impl Totals {
         self.problems = problems;
         self.mapping_records_lost = mapping_records_lost;
         self.lua = lua;
+        self.failed_reads = failed_reads;
     }
 }
 

@@ -127,7 +127,8 @@ impl Intervals {
             + ticks.lost()
             + received.samples()
             + received.malformed
-            + received.without_stack.iter().sum::<u64>();
+            + received.without_stack.iter().sum::<u64>()
+            + received.unread.iter().sum::<u64>();
         self.under_way += ticks.fired.wrapping_sub(explained).cast_signed();
         let left = if is_last { self.under_way } else { 0 };
         ticks.fired = explained.saturating_add_signed(left);
@@ -193,13 +194,13 @@ impl Session {
     }
 
     /// Takes what the kernel side has summed up, if it is time for that.
-    pub(super) fn take_sums(&mut self) -> Result<(), ProbeError> {
+    pub(super) fn take_sums(&mut self) {
         let batch = match &mut self.sums {
-            Some(sums) => sums.take_turn()?,
+            Some(sums) => sums.take_turn(),
             None => None,
         };
         let Some(batch) = batch else {
-            return Ok(());
+            return;
         };
         let which = self.intervals.of_sums();
         let ended = self.intervals.ending.as_ref().map(|ending| ending.at);
@@ -213,7 +214,6 @@ impl Session {
             drain.forget_stacks(&held(&self.collectors, &mut self.object.skel));
             sums.forget_stacks();
         }
-        Ok(())
     }
 
     /// Tells collectors of sums; if they are the last of an interval that has ended, gives how it stands then.
@@ -273,6 +273,11 @@ impl Session {
             problems: drain.executables.problems.clone(),
             mapping_records_lost: drain.watch.lost,
             lua: drain.lua_counts(),
+            failed_reads: self
+                .sums
+                .as_ref()
+                .map(|sums| sums.failed.clone())
+                .unwrap_or_default(),
         };
         let recorded = Recorded {
             stacks: gathered.stacks,

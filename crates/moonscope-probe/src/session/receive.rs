@@ -55,7 +55,7 @@ impl Session {
     pub(super) fn receive(&mut self, rounds: usize) -> Result<Vec<Change>, ProbeError> {
         let has_rested = self.intervals.has_rested();
         let is_all = self.receive_rounds(rounds)?;
-        self.take_sums()?;
+        self.take_sums();
         let mut drain = self.drain.borrow_mut();
         self.is_loading = drain.take_is_loading();
         let changes = std::mem::take(&mut drain.changes);

@@ -78,6 +78,7 @@ impl Recording {
             ("map full", ticks.lost_map),
             ("end not seen", ticks.lost_end),
             ("stack not received", received.without_stack.iter().sum()),
+            ("sums not read", received.unread.iter().sum()),
             ("malformed record", received.malformed),
         ] {
             if count > 0 {

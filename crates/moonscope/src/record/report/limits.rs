@@ -50,6 +50,14 @@ pub(super) fn hit(totals: &Totals) -> Vec<String> {
     .filter(|(count, ..)| *count > 0)
     .map(|(count, one, what)| format!("{} {what}", counted(count, one)))
     .collect();
+    let failed = &totals.failed_reads;
+    if failed.count > 0 {
+        lines.push(format!(
+            "{} of what the kernel side had summed up failed ({}): it came with a later one, or is lost (sums not read)",
+            counted(failed.count, "read"),
+            failed.reason
+        ));
+    }
     if processes.over_file_limit > 0 {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         lines.push(format!(
