@@ -85,17 +85,17 @@ fn assert_agreement(what: &str, comparison: &Comparison) {
 }
 
 /// A program of `tests/programs`, by both loops.
-fn walks_of(name: &str, args: &[&str]) {
+fn walks_of(name: &str, args: &[&str]) -> Vec<Comparison> {
     let Some(path) = root().then(|| program(name)).flatten() else {
-        return;
+        return Vec::new();
     };
-    for walk_loop in [WalkLoop::BpfLoop, WalkLoop::PlainLoop] {
+    let by = |walk_loop| {
         let program = Program::start(&path, &[&["120"], args].concat());
-        assert_agreement(
-            &format!("{name}, {walk_loop:?}"),
-            &compare([program.pid()], walk_loop),
-        );
-    }
+        let comparison = compare([program.pid()], walk_loop);
+        assert_agreement(&format!("{name}, {walk_loop:?}"), &comparison);
+        comparison
+    };
+    [WalkLoop::BpfLoop, WalkLoop::PlainLoop].map(by).into()
 }
 
 #[test]
@@ -119,6 +119,19 @@ fn root_walks_in_prologues_epilogues_and_stubs_agree() {
 #[test]
 fn root_walks_of_realigned_frames_agree() {
     walks_of("realign", &[]);
+}
+
+/// The copy has to begin on the page below the stack pointer: without that it ends at the first frame, and what lies beyond
+/// the end of a copy is not compared.
+#[test]
+fn root_walks_of_a_frame_in_the_red_zone_agree() {
+    for comparison in walks_of("redzone", &[]) {
+        // red_zone, red_parent, main, and at least one that calls main
+        assert!(
+            comparison.frames as f64 >= BAR * 4.0 * comparison.samples as f64,
+            "{comparison:?}"
+        );
+    }
 }
 
 #[test]
