@@ -18,8 +18,9 @@ use crate::value::{Value, gct};
 use crate::vms;
 
 /// Bytes of `global_State` in which the head of the list is looked for: it is at 0x28 or 0x20 since 2020, and 0x10
-/// later before, behind the allocator, the table of strings and the counters of `GCState` (lj_obj.h).
-const HEADS: u64 = 0x48;
+/// later before, behind the allocator, the table of strings and the counters of `GCState` (lj_obj.h). Tarantool's fork has
+/// 32 bytes of `strbloom` before these too.
+const HEADS: u64 = 0x60;
 /// Objects that must hang together at a word, for it to be taken for the head.
 const PROBE: usize = 64;
 /// How often a list that changed under our eyes is read.
