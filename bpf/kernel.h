@@ -45,6 +45,9 @@ enum {
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
 };
 
+/* include/uapi/asm-generic/errno-base.h */
+#define EEXIST 17
+
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 

@@ -23,8 +23,13 @@ const volatile __u64 offcpu_min_ns;
 const volatile __u64 offcpu_max_ns = ~0ULL;
 const volatile __u32 offcpu_how = ~0U;	/* bit n: enum ms_offcpu_how n is wanted */
 
-/* When measuring began (CLOCK_MONOTONIC, nanoseconds); 0: it has not, or has ended. */
+/* When measuring began (CLOCK_MONOTONIC, nanoseconds); 0: it has not. */
 __u64 offcpu_since SEC(".bss.offcpu");
+/*
+ * It has ended: nothing is counted, and whoever is away since then is kept as it was. Who
+ * leaves later is remembered still, as it did not wait since measuring began.
+ */
+__u32 offcpu_has_ended SEC(".bss.offcpu");
 /* Intervals were lost: one without a beginning need not be as old as the recording. */
 __u32 offcpu_was_full SEC(".bss.offcpu");
 
@@ -152,9 +157,14 @@ static __always_inline bool begin_interval(struct task_struct *task, bool preemp
 
 static __always_inline void remember(__u32 tid, const struct blocked *b)
 {
-	if (!bpf_map_update_elem(&blocked_threads, &tid, b, BPF_ANY))
+	bool has_ended = offcpu_has_ended;
+	long err = bpf_map_update_elem(&blocked_threads, &tid, b, has_ended ? BPF_NOEXIST : BPF_ANY);
+
+	if (!err || err == -EEXIST)
 		return;
 	offcpu_was_full = 1;
+	if (has_ended)
+		return;
 	count(offcpu_event, MS_COUNT_FIRED);
 	count(offcpu_event, MS_COUNT_LOST_MAP);
 }
@@ -192,7 +202,7 @@ static __always_inline int on_wake(struct bpf_raw_tracepoint_args *ctx, enum wal
 	struct blocked *b = bpf_map_lookup_elem(&blocked_threads, &tid);
 	struct waker waker = {};
 
-	if (!b || b->woken)
+	if (!b || b->woken || offcpu_has_ended)
 		return 0;
 	b->woken = bpf_ktime_get_ns();
 	/* an interval without is told as one that nobody knows who ended */
@@ -243,6 +253,11 @@ static __always_inline int on_return(struct bpf_raw_tracepoint_args *ctx, enum w
 	if (!ctx->args[0] || !pid_tgid || !offcpu_since)
 		return 0;
 	known = bpf_map_lookup_elem(&blocked_threads, &tid);
+	if (offcpu_has_ended) {
+		if (!known && current_is_wanted(pid_tgid >> 32) && left_before(task, pid_tgid >> 32, &b))
+			remember(tid, &b);
+		return 0;
+	}
 	if (known) {
 		b = *known;
 		bpf_map_delete_elem(&blocked_threads, &tid);
@@ -289,6 +304,10 @@ static __always_inline void leave_with_stack(struct bpf_raw_tracepoint_args *ctx
 		return;
 	if (!begin_interval(task, ctx->args[0], &b))
 		return;
+	if (offcpu_has_ended) {
+		remember((__u32)pid_tgid, &b);
+		return;
+	}
 	s = take_scratch(offcpu_event, SCRATCH_TASK);
 	if (!s) {
 		count(offcpu_event, MS_COUNT_FIRED);
@@ -313,12 +332,10 @@ static __always_inline void come_back(struct task_struct *task)
 	__u64 now;
 
 	known = bpf_map_lookup_elem(&blocked_threads, &tid);
-	if (!known)
+	if (!known || offcpu_has_ended)
 		return;
 	b = *known;
 	bpf_map_delete_elem(&blocked_threads, &tid);
-	if (!offcpu_since)
-		return;
 	now = bpf_ktime_get_ns();
 	count(offcpu_event, MS_COUNT_FIRED);
 	if (now < b.since || !is_asked_for(b.tag, now - b.since))

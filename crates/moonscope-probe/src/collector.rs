@@ -192,6 +192,12 @@ pub trait Collector: Send + Sync {
         None
     }
 
+    /// Is something known of this thread now that was not when measuring ended? One that ran then and waits now was not there
+    /// to be [`Unfinished::seen`].
+    fn has_seen(&self, _tid: u32, _skel: &MoonscopeSkel<'static>) -> bool {
+        false
+    }
+
     /// Stacks that something has begun with that lasts: they must not be forgotten.
     fn held(&mut self, _skel: &mut MoonscopeSkel<'static>) -> Vec<abi::ms_stack_id> {
         Vec::new()

@@ -361,6 +361,7 @@ impl Session {
             &wanted.collect(),
             |pid| self.targets.is_wanted(pid),
             &lasting,
+            skel,
             self.max_depth,
         )
     }

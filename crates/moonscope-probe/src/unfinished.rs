@@ -10,6 +10,7 @@ use moonscope_unwind::abi;
 
 use crate::collector::{Collector, Unfinished};
 use crate::live::{LiveFiles, LiveProcess, Running};
+use crate::skeleton::MoonscopeSkel;
 use crate::stacks::What;
 
 /// How long processes are looked at, at the end; one takes about a millisecond.
@@ -29,6 +30,7 @@ pub fn look(
     pids: &BTreeSet<Pid>,
     is_wanted: impl Fn(Pid) -> bool,
     unfinished: &[(u16, &dyn Collector, Unfinished)],
+    skel: &MoonscopeSkel<'static>,
     max_depth: u32,
 ) -> (Vec<UnfinishedProcess>, u64) {
     let Ok(mut files) = LiveFiles::new() else {
@@ -53,9 +55,12 @@ pub fn look(
             };
             for (event, collector, unfinished) in unfinished {
                 let known = unfinished.known.get(&thread.tid).copied();
-                let unseen = unfinished
-                    .unseen
-                    .filter(|_| is_wanted(pid) && !unfinished.seen.contains(&thread.tid));
+                // who ran when measuring ended, and waits by now, is seen by now
+                let unseen = unfinished.unseen.filter(|_| {
+                    is_wanted(pid)
+                        && !unfinished.seen.contains(&thread.tid)
+                        && !collector.has_seen(thread.tid, skel)
+                });
                 if let Some((tag, sum)) = known.or(unseen)
                     && let Some(tag) = collector.tag_in_call(tag, call)
                 {

@@ -199,3 +199,35 @@ fn root_intervals_outside_of_the_limits_are_counted_and_left_out() {
     );
     assert!(!words.contains(" 0 filtered"), "{words}");
 }
+
+/// Who runs when the recording ends, and sleeps when it is looked at who sleeps, has not slept since the beginning.
+#[test]
+fn root_no_thread_is_off_the_cpu_for_longer_than_the_recording_lasts() {
+    if !root() {
+        return;
+    }
+    let Some(path) = program("dozes") else { return };
+    let program = Program::start(&path, &["60"]);
+    let pid = program.pid_text();
+    let dir = tempfile::tempdir().unwrap();
+    // of its threads one runs at nearly every moment, and sleeps a moment later
+    for number in 0..6 {
+        let json = dir.path().join(format!("{number}.json"));
+        let args = ["record", "-p", &pid, "-e", "offcpu", "-d", "200ms", "-o"];
+        let run = moonscope(&[&args[..], &[json.to_str().unwrap()]].concat());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let profile = Profile::read(&json);
+        let length = profile.json["meta"]["duration_ns"].as_u64().unwrap();
+        let mut threads = BTreeMap::<u32, u64>::new();
+        for sample in &profile.samples {
+            *threads.entry(sample.tid).or_default() += sample.values[0];
+        }
+        assert!(!threads.is_empty());
+        for (tid, time) in threads {
+            assert!(
+                time as f64 <= 1.01 * length as f64,
+                "recording {number}, thread {tid}: {time} of {length} ns"
+            );
+        }
+    }
+}

@@ -123,12 +123,16 @@ impl Collector for OffCpu {
 
     fn start(&mut self, skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
         self.started = monotonic_now();
-        set_since(skel, self.started);
+        if let Some(state) = skel.maps.bss_offcpu_data.as_deref_mut() {
+            state.offcpu_since = self.started;
+        }
         Ok(())
     }
 
     fn stop(&mut self, skel: &mut MoonscopeSkel<'static>) -> Result<(), ProbeError> {
-        set_since(skel, 0);
+        if let Some(state) = skel.maps.bss_offcpu_data.as_deref_mut() {
+            state.offcpu_has_ended = 1;
+        }
         self.stopped = monotonic_now();
         Ok(())
     }
@@ -161,20 +165,26 @@ impl Collector for OffCpu {
             let tid = key.try_into().map(u32::from_ne_bytes);
             if let (Ok(tid), Some(since), Some(tag)) = (tid, word(0), word(32)) {
                 seen.insert(tid);
-                known.extend(interval(since, tag as u32).map(|interval| (tid, interval)));
+                // others left when measuring had ended
+                if since < now {
+                    known.extend(interval(since, tag as u32).map(|interval| (tid, interval)));
+                }
             }
         }
-        let was_full = skel
-            .maps
-            .bss_offcpu_data
-            .as_deref()
-            .is_some_and(|state| state.offcpu_was_full != 0);
         let sleeping = abi::MS_OFFCPU_INTERRUPTIBLE << abi::MS_OFFCPU_HOW_SHIFT;
         Some(Unfinished {
             known,
             seen,
-            unseen: interval(self.started, sleeping).filter(|_| !was_full),
+            unseen: interval(self.started, sleeping).filter(|_| !was_full(skel)),
         })
+    }
+
+    fn has_seen(&self, tid: u32, skel: &MoonscopeSkel<'static>) -> bool {
+        let known = skel
+            .maps
+            .blocked_threads
+            .lookup(&tid.to_ne_bytes(), MapFlags::ANY);
+        was_full(skel) || !matches!(known, Ok(None))
     }
 
     /// Where stacks are taken when threads leave their CPU.
@@ -238,8 +248,8 @@ impl Collector for OffCpu {
     }
 }
 
-fn set_since(skel: &mut MoonscopeSkel<'static>, at: u64) {
-    if let Some(state) = skel.maps.bss_offcpu_data.as_deref_mut() {
-        state.offcpu_since = at;
-    }
+/// Intervals were lost: of a thread of which nothing is known this says nothing.
+fn was_full(skel: &MoonscopeSkel<'static>) -> bool {
+    let state = skel.maps.bss_offcpu_data.as_deref();
+    state.is_some_and(|state| state.offcpu_was_full != 0)
 }
