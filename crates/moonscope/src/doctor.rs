@@ -15,6 +15,7 @@ mod table;
 use crate::exit::{Code, Failure};
 use crate::target::{Scope, Target, TargetArgs};
 use check::Check;
+pub(crate) use file::code_bytes;
 use files::TargetReport;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};

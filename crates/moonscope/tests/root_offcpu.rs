@@ -231,3 +231,57 @@ fn root_no_thread_is_off_the_cpu_for_longer_than_the_recording_lasts() {
         }
     }
 }
+
+/// How often a process left its CPU, as the kernel says.
+fn switches(pid: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let lines = status
+        .lines()
+        .filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
+    lines.map(|(_, count)| count.trim().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn root_cut_stacks_are_counted_by_how_often_they_came_and_not_by_how_long_they_waited() {
+    if !root() {
+        return;
+    }
+    let Some(path) = program("naps-nothing") else {
+        return;
+    };
+    let program = Program::start(&path, &["60", "5"]);
+    let pid = program.pid_text();
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("x.json");
+    let before = switches(&pid);
+    let run = moonscope(&[
+        "record",
+        "-p",
+        &pid,
+        "-e",
+        "offcpu",
+        "-d",
+        "1s",
+        "-o",
+        json.to_str().unwrap(),
+    ]);
+    let truth = switches(&pid) - before;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let beginning = format!("stacks cut in {}: ", path.canonicalize().unwrap().display());
+    let line = run.stderr.lines().find_map(|line| line.strip_prefix(&beginning));
+    let line = line.unwrap_or_else(|| panic!("no {beginning} in\n{}", run.stderr));
+    let samples: u64 = line
+        .split_once(" sample")
+        .unwrap()
+        .0
+        .replace(',', "")
+        .parse()
+        .unwrap();
+    // what a wake-up cuts in two is two: waiting, and then waiting for a CPU
+    assert!(
+        (1..=2 * truth).contains(&samples),
+        "{truth} switches\n{}",
+        run.stderr
+    );
+    assert!(line.contains("-fasynchronous-unwind-tables"), "{line}");
+}

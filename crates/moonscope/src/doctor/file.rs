@@ -203,7 +203,7 @@ fn unwind(table: &Table) -> Unwind {
 }
 
 /// Bytes of all executable sections; of the segments, where no sections are left, which may have data too.
-fn code_bytes(elf: &object::File<'_>) -> u64 {
+pub(crate) fn code_bytes(elf: &object::File<'_>) -> u64 {
     let sections: u64 = elf
         .sections()
         .filter(|section| section.kind() == SectionKind::Text)

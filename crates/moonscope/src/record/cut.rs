@@ -3,9 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use moonscope_process::counted;
-use moonscope_profile::{FrameKind, Profile, StackId, visible};
-use moonscope_unwind::WalkEnd;
+use moonscope_luajit::find_vms;
+use moonscope_probe::{ExecutableId, RawFrame, RawStackId, RawStacks, Recorded};
+use moonscope_process::{Executable, counted};
+use moonscope_profile::visible;
+use moonscope_unwind::{RuleSet, Table, TableStats, WalkEnd};
+
+use crate::doctor::code_bytes;
 
 /// Files that are told of; `doctor` shows the others.
 const MOST: usize = 3;
@@ -13,119 +17,225 @@ const MOST: usize = 3;
 /// Cut stacks in one file that are worth a line, of all samples.
 const WORTH: f64 = 0.05;
 
-/// A line for each file in which many stacks were cut. `lacks_lua`: there is a LuaJIT that was refused, and has code of its own.
-pub fn lines(profile: &Profile, lacks_lua: bool) -> Vec<String> {
-    let accounting = &profile.accounting;
-    let kept = accounting.kept();
-    let without_row = accounting
-        .truncated
-        .get(WalkEnd::NoRow.phrase())
-        .copied()
-        .unwrap_or(0);
-    // who else was cut cannot be told apart
-    if without_row * 2 < accounting.truncated_total() {
-        return Vec::new();
-    }
-    let value = profile.default_value();
-    let count = profile.value_named("samples").unwrap_or(value);
-    let mut cut: BTreeMap<String, u64> = BTreeMap::new();
-    for sample in profile.samples() {
-        if let Some(place) = where_cut(profile, sample.stack) {
-            let samples = sample.values.get(count).copied().unwrap_or(0);
-            *cut.entry(place).or_default() += samples.unsigned_abs();
-        }
-    }
-    let mut cut: Vec<_> = cut.into_iter().collect();
-    cut.retain(|&(_, samples)| samples as f64 >= WORTH * kept as f64 && samples > 0);
-    cut.sort_by_key(|&(_, samples)| Reverse(samples));
-    let line = |(place, samples): (String, u64)| {
-        let remedy = if place == GENERATED && lacks_lua {
-            "of the LuaJIT whose Lua frames are missing, if nothing else generates code there"
-        } else if place == GENERATED {
-            "it keeps no frame pointers, or not everywhere: Java needs -XX:+PreserveFramePointer, Node.js \
-             --interpreted-frames-native-stack, and also then what they call natively may be cut"
-        } else {
-            "its unwind tables say nothing of that code; a build with them (-fasynchronous-unwind-tables) has whole stacks"
-        };
-        format!(
-            "stacks cut in {}: {}; {remedy}",
-            visible(&place),
-            counted(samples, "sample")
-        )
-    };
-    cut.into_iter().take(MOST).map(line).collect()
+/// Of the code of a file that its tables describe: with so much, in percent, it was built with them.
+const BUILT_WITH_TABLES: u64 = 90;
+
+/// What a stack ends in, and no table or frame pointer leads out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// Code of a file; an address of it.
+    File(ExecutableId, u64),
+    /// Memory that is no file.
+    Generated,
 }
 
-const GENERATED: &str = "generated code";
+/// What can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// The file has no unwind tables, or few.
+    Tables,
+    /// It has, and not for this code.
+    Assembly,
+    /// The file's own LuaJIT, which was refused.
+    Lua,
+    /// Generated code, of a LuaJIT which was refused.
+    LuaTraces,
+    /// Generated code.
+    FramePointers,
+}
 
-/// The file of the outermost frame, if something is missing above it.
-fn where_cut(profile: &Profile, stack: Option<StackId>) -> Option<String> {
-    let frames = profile.root_to_leaf(stack);
-    let (first, rest) = frames.split_first()?;
-    let first = profile.frame_of(*first);
-    if first.kind != FrameKind::Marker || first.function.as_deref() != Some("[truncated]") {
-        return None;
+impl Remedy {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Tables => {
+                "its unwind tables say nothing of that code; a build with them (-fasynchronous-unwind-tables) has whole \
+                 stacks"
+            }
+            Self::Assembly => {
+                "its unwind tables describe nearly all of its code, and not that one, which is assembly or damaged"
+            }
+            Self::Lua => "its LuaJIT, whose Lua frames are missing",
+            Self::LuaTraces => {
+                "of the LuaJIT whose Lua frames are missing, if nothing else generates code there"
+            }
+            Self::FramePointers => {
+                "it keeps no frame pointers, or not everywhere: Java needs -XX:+PreserveFramePointer, Node.js \
+                 --interpreted-frames-native-stack, and also then what they call natively may be cut"
+            }
+        }
     }
-    let outermost = profile.frame_of(*rest.first()?);
-    match (outermost.kind, outermost.module) {
-        (FrameKind::Native, Some(module)) => Some(profile.module_of(module).path.clone()),
-        (FrameKind::Native, None) => Some(GENERATED.to_owned()),
+}
+
+/// A line for each file in which many of the `kept` samples were cut. `lacks_lua`: there is a LuaJIT that was refused, and has
+/// code of its own.
+pub fn lines(recorded: &Recorded, kept: u64, lacks_lua: bool) -> Vec<String> {
+    let mut cut = BTreeMap::new();
+    count(&recorded.stacks, &mut cut);
+    let mut worst: Vec<_> = of_files(&cut).into_iter().collect();
+    worst.retain(|(_, (_, samples))| is_worth_a_line(*samples, kept));
+    worst.sort_by_key(|(_, (_, samples))| Reverse(*samples));
+    let line = |(file, (place, samples)): (Option<ExecutableId>, (Place, u64))| {
+        let file = file.and_then(|id| recorded.file(id));
+        let (what, remedy) = match (file, place) {
+            (Some(file), Place::File(_, vaddr)) => (
+                visible(&file.path().to_string_lossy()).to_string(),
+                of_file(file, vaddr),
+            ),
+            _ if lacks_lua => ("generated code".to_owned(), Remedy::LuaTraces),
+            _ => ("generated code".to_owned(), Remedy::FramePointers),
+        };
+        line(&what, samples, remedy)
+    };
+    worst.into_iter().take(MOST).map(line).collect()
+}
+
+fn line(what: &str, samples: u64, remedy: Remedy) -> String {
+    format!(
+        "stacks cut in {what}: {}; {}",
+        counted(samples, "sample"),
+        remedy.words()
+    )
+}
+
+fn is_worth_a_line(samples: u64, kept: u64) -> bool {
+    samples > 0 && samples as f64 >= WORTH * kept as f64
+}
+
+/// Adds how many samples were cut where. What an event measures, bytes or time, says nothing of how often.
+fn count(stacks: &RawStacks, cut: &mut BTreeMap<Place, u64>) {
+    for (stack, _, samples) in stacks.counts() {
+        if let Some(place) = where_cut(stacks, stack) {
+            *cut.entry(place).or_default() += samples;
+        }
+    }
+}
+
+/// All of each file together, with the place in it where most were cut.
+fn of_files(cut: &BTreeMap<Place, u64>) -> BTreeMap<Option<ExecutableId>, (Place, u64)> {
+    let mut worst: Vec<_> = cut.iter().collect();
+    worst.sort_by_key(|&(_, samples)| Reverse(*samples));
+    let mut files = BTreeMap::new();
+    for (&place, &samples) in worst {
+        let file = match place {
+            Place::File(id, _) => Some(id),
+            Place::Generated => None,
+        };
+        files.entry(file).or_insert((place, 0)).1 += samples;
+    }
+    files
+}
+
+/// Where the outermost frame is, if there was no row for it.
+fn where_cut(stacks: &RawStacks, stack: RawStackId) -> Option<Place> {
+    let (mut outermost, mut next) = (None, None);
+    for frame in stacks.leaf_to_root(stack) {
+        next = outermost.replace(frame);
+    }
+    match (outermost?, next?.of_lua()) {
+        (RawFrame::Cut(why), _) if *why != WalkEnd::NoRow.phrase() => None,
+        (RawFrame::Cut(_), RawFrame::File { executable, vaddr }) => Some(Place::File(*executable, *vaddr)),
+        (RawFrame::Cut(_), RawFrame::Memory { .. }) => Some(Place::Generated),
         _ => None,
+    }
+}
+
+/// What helps with this code of a file.
+fn of_file(file: &Executable, vaddr: u64) -> Remedy {
+    let Ok(data) = file.data() else {
+        return Remedy::Tables;
+    };
+    // a LuaJIT that was not refused has rules of its own
+    if find_vms(&data).is_ok_and(|vms| vms.iter().any(|vm| (vm.start..vm.end).contains(&vaddr))) {
+        return Remedy::Lua;
+    }
+    let mut stats = TableStats::default();
+    let built = Table::build_counting(&data, &mut RuleSet::new(), &mut stats);
+    let code = object::File::parse(&**data).map_or(0, |elf| code_bytes(&elf));
+    match built {
+        Ok(Some(_)) if code > 0 && stats.described_bytes * 100 >= code * BUILT_WITH_TABLES => {
+            Remedy::Assembly
+        }
+        _ => Remedy::Tables,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moonscope_profile::{Frame, Module, ValueType};
+    use moonscope_probe::{ProcessId, Thread, What};
+    use moonscope_unwind::abi;
 
-    /// So many samples cut in a file, cut in generated code, and whole.
-    fn profile(in_file: i64, generated: i64, whole: i64) -> Profile {
-        let mut profile = Profile::new(vec![ValueType::samples()]);
-        let module = profile.module(Module::new("/bin/busy\x1bbox"));
-        let cut = profile.frame(Frame::marker("truncated"));
-        let in_module = profile.frame(Frame {
-            module: Some(module),
-            ..Frame::named(FrameKind::Native, "f")
-        });
-        let anonymous = profile.frame(Frame::named(FrameKind::Native, "jit"));
-        let labels = profile.labels(&[]);
-        for (frames, count) in [
-            (vec![cut, in_module, anonymous], in_file),
-            (vec![cut, anonymous, in_module], generated),
-            (vec![in_module], whole),
-        ] {
-            let stack = profile.stack(frames);
-            profile.add(stack, labels, &[count]);
+    fn file(vaddr: u64) -> RawFrame {
+        RawFrame::File {
+            executable: ExecutableId(7),
+            vaddr,
         }
-        let cut = (in_file + generated).unsigned_abs();
-        profile.accounting.complete = whole.unsigned_abs();
-        profile
-            .accounting
-            .truncated
-            .insert(WalkEnd::NoRow.phrase().to_owned(), cut);
-        profile
+    }
+
+    fn generated() -> RawFrame {
+        RawFrame::Memory {
+            process: ProcessId(0),
+            name: "[anon]".into(),
+            addr: 0x7000,
+            offset: 0,
+        }
+    }
+
+    /// Stacks, root first, with how often they were seen; each time is worth a million of what is measured.
+    fn counted_in(stacks: &[(Vec<RawFrame>, u64)]) -> BTreeMap<Place, u64> {
+        let mut raw = RawStacks::default();
+        for (frames, count) in stacks {
+            let id = raw.intern(frames.iter().cloned()).unwrap();
+            let thread = Thread {
+                process: None,
+                pid: 1,
+                tid: 1,
+                comm: [0; 16],
+                lua: None,
+            };
+            let sum = abi::ms_sum {
+                count: *count,
+                value: [count * 1_000_000; abi::MS_VALUES as usize],
+            };
+            raw.add(id, thread, What { event: 0, tag: 0 }, &sum);
+        }
+        let mut cut = BTreeMap::new();
+        count(&raw, &mut cut);
+        cut
     }
 
     #[test]
-    fn files_in_which_many_stacks_were_cut_are_named() {
-        let said = lines(&profile(60, 10, 30), false);
-        assert_eq!(said.len(), 2, "{said:#?}");
-        assert!(
-            said[0].starts_with("stacks cut in /bin/busy\\x1bbox: 60 samples; "),
-            "{said:#?}"
+    fn samples_are_counted_and_not_what_they_measure() {
+        let no_row = RawFrame::Cut(WalkEnd::NoRow.phrase());
+        let cut = counted_in(&[
+            (vec![no_row.clone(), file(16), generated()], 60),
+            (vec![no_row.clone(), file(32)], 3),
+            (vec![no_row, generated(), file(16)], 10),
+            (vec![file(16)], 30),
+        ]);
+        let files = of_files(&cut);
+        assert_eq!(
+            files[&Some(ExecutableId(7))],
+            (Place::File(ExecutableId(7), 16), 63)
         );
+        assert_eq!(files[&None], (Place::Generated, 10));
         assert!(
-            said[1].starts_with("stacks cut in generated code: 10 samples; it keeps no frame pointers"),
-            "{said:#?}"
+            line("/bin/busybox", 63, Remedy::Tables).starts_with("stacks cut in /bin/busybox: 63 samples; ")
         );
     }
 
     #[test]
     fn few_cut_stacks_are_not_worth_a_line_nor_are_those_cut_for_another_reason() {
-        assert!(lines(&profile(4, 0, 96), false).is_empty());
-        let mut deep = profile(60, 0, 40);
-        deep.accounting.truncated = [(WalkEnd::Depth.phrase().to_owned(), 60)].into();
-        assert!(lines(&deep, false).is_empty());
+        assert!(!is_worth_a_line(4, 100) && !is_worth_a_line(0, 0) && is_worth_a_line(5, 100));
+        for end in [WalkEnd::Depth, WalkEnd::LostRegister] {
+            let stack = vec![RawFrame::Cut(end.phrase()), file(16)];
+            assert!(counted_in(&[(stack, 60)]).is_empty(), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_has_unwind_tables_is_not_to_be_built_with_them() {
+        let own = Executable::open_path(&std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(of_file(&own, 0), Remedy::Assembly);
     }
 }

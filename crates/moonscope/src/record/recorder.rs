@@ -134,7 +134,7 @@ impl Recorder<'_> {
             failure.report();
         }
         let summary = Summary::of(&profile, &self.outputs.options).ok().flatten();
-        let code = recording.finish(&profile, &outcome.written, summary.as_ref());
+        let code = recording.finish((&recorded, &profile), &outcome.written, summary.as_ref());
         Ok(failure.map_or(code, |failure| failure.code()))
     }
 }

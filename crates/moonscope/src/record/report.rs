@@ -6,7 +6,7 @@ mod lua;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moonscope_probe::{EventTotals, Totals, WalkLoop};
+use moonscope_probe::{EventTotals, Recorded, Totals, WalkLoop};
 use moonscope_process::{Pid, counted};
 use moonscope_profile::{Accounting, LabelValue, Meta, Profile, Summary, ValueType};
 
@@ -160,7 +160,12 @@ impl Recording {
     }
 
     /// Prints the last lines and says how it went.
-    pub fn finish(&self, profile: &Profile, written: &[Written], summary: Option<&Summary>) -> Code {
+    pub fn finish(
+        &self,
+        (recorded, profile): (&Recorded, &Profile),
+        written: &[Written],
+        summary: Option<&Summary>,
+    ) -> Code {
         if !self.quiet {
             let table = summary.map(Summary::lines).unwrap_or_default();
             for (columns, name) in table {
@@ -169,7 +174,7 @@ impl Recording {
             for line in culprits::lines(profile) {
                 crate::exit::tell!("{line}");
             }
-            for line in self.lines(profile, written) {
+            for line in self.lines(recorded, profile, written) {
                 crate::exit::tell!("{line}");
             }
         }
@@ -182,7 +187,7 @@ impl Recording {
         }
     }
 
-    fn lines(&self, profile: &Profile, written: &[Written]) -> Vec<String> {
+    fn lines(&self, recorded: &Recorded, profile: &Profile, written: &[Written]) -> Vec<String> {
         let received = &self.totals.received;
         let mut lines = vec![format!(
             "recorded {} for {:.1} s{}: {} of {}, {}",
@@ -198,7 +203,11 @@ impl Recording {
         lines.extend(self.of_events());
         lines.extend(profile.meta.comments.iter().cloned());
         lines.extend(self.limits_hit());
-        lines.extend(cut::lines(profile, !self.totals.lua.refused.is_empty()));
+        lines.extend(cut::lines(
+            recorded,
+            profile.accounting.kept(),
+            !self.totals.lua.refused.is_empty(),
+        ));
         for file in written {
             if let Some(path) = &file.path {
                 let name = path.to_string_lossy();
