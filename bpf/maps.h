@@ -24,7 +24,6 @@ const volatile bool ms_want_user = true;
 const volatile bool ms_want_parents;
 /* ship a stack copy with each sample, to compare the two walkers (tests) */
 const volatile bool ms_always_copy;
-const volatile __u32 ms_kernel_stack_size = 16384; /* THREAD_SIZE, for kernels before 5.15 */
 
 /* ---- what user space writes and reads through mmap -------------------- */
 

@@ -4,6 +4,7 @@
 #define MOONSCOPE_REGISTERS_H
 
 #include "maps.h"
+#include "user_registers.h"
 
 /* arch/x86/include/asm/segment.h: 32-bit user code runs with this selector */
 #define MS_USER32_CS 0x23
@@ -52,13 +53,9 @@ static __always_inline int is_user_mode(const struct pt_regs *regs)
  */
 static __always_inline const struct pt_regs *where_user_regs_are(void)
 {
-	struct task_struct *task;
-
 	if (bpf_core_enum_value_exists(enum bpf_func_id___probe, BPF_FUNC_task_pt_regs___probe))
-		return (void *)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf());
-	task = (void *)bpf_get_current_task();
-	/* task_pt_regs() of kernels before 5.15; no padding on x86-64 there */
-	return (void *)(BPF_CORE_READ(task, stack) + ms_kernel_stack_size - sizeof(struct pt_regs));
+		return user_regs_of((struct task_struct *)bpf_get_current_task_btf());
+	return user_regs_of((void *)bpf_get_current_task());
 }
 
 static __always_inline int saved_user_regs(struct pt_regs *to)

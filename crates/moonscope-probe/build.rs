@@ -1,7 +1,7 @@
-//! Compiles `bpf/moonscope.bpf.c` and generates its skeleton into `OUT_DIR`.
+//! Compiles the objects of `bpf/` and generates their skeletons into `OUT_DIR`.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libbpf_cargo::SkeletonBuilder;
 
@@ -13,9 +13,16 @@ fn main() {
         Ok("aarch64") => "arm64",
         _ => "x86",
     };
+    for object in ["moonscope", "waiting"] {
+        build(object, &bpf, &out, arch);
+    }
+}
+
+fn build(object: &str, bpf: &Path, out: &Path, arch: &str) {
+    let source = bpf.join(format!("{object}.bpf.c"));
     let built = SkeletonBuilder::new()
-        .source(bpf.join("moonscope.bpf.c"))
-        .obj(out.join("moonscope.bpf.o"))
+        .source(&source)
+        .obj(out.join(format!("{object}.bpf.o")))
         .clang_args([
             "-Wall",
             "-Wextra",
@@ -23,9 +30,12 @@ fn main() {
             "-Werror",
             &format!("-D__TARGET_ARCH_{arch}"),
         ])
-        .build_and_generate(out.join("moonscope.skel.rs"));
+        .build_and_generate(out.join(format!("{object}.skel.rs")));
     if let Err(err) = built {
-        println!("cargo:error=cannot compile bpf/moonscope.bpf.c (is clang 14 or later installed?): {err:?}");
+        println!(
+            "cargo:error=cannot compile {} (is clang 14 or later installed?): {err:?}",
+            source.display()
+        );
         std::process::exit(1);
     }
 }

@@ -51,10 +51,14 @@ mod side_band;
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "generated from bpf/moonscope.bpf.c by libbpf-cargo"
+    reason = "generated from bpf/*.bpf.c by libbpf-cargo"
 )]
 mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/moonscope.skel.rs"));
+
+    pub mod waiting {
+        include!(concat!(env!("OUT_DIR"), "/waiting.skel.rs"));
+    }
 }
 mod sites;
 mod slices;

@@ -1,5 +1,6 @@
-//! What a process is doing right now: the stack of each thread and of each Lua coroutine, read from outside, with no
-//! BPF and without stopping it.
+//! What a process is doing right now: the stack of each thread and of each Lua coroutine, read from outside, without
+//! stopping it. BPF is used where a stack of a thread that waits cannot be walked without its registers (`registers`), if it
+//! can be.
 //!
 //! The walker is the one of the kernel side, compiled for the host, so that a stack here is what a sample taken at
 //! this moment would have shown. The way: `files` (unwind tables on demand) → `threads` (where each stands, and the
@@ -9,6 +10,7 @@
 mod catch;
 mod files;
 mod lua;
+pub(crate) mod registers;
 mod running;
 mod standstill;
 mod threads;

@@ -8,6 +8,7 @@ use libbpf_rs::{ProgramMut, libbpf_sys};
 use crate::collectors;
 use crate::error::ProbeError;
 use crate::limits::Limits;
+use crate::live::registers::SavedRegisters;
 use crate::object::{Object, Settings, WalkLoop};
 
 /// Time spent in our programs, from the kernel's own statistics.
@@ -43,20 +44,24 @@ fn load_all(walk_loop: WalkLoop) -> Result<Object, ProbeError> {
 /// Loads the programs and says what it took to verify each, with one walker loop.
 pub fn verifier_costs(walk_loop: WalkLoop) -> Result<Vec<VerifierCost>, ProbeError> {
     let object = load_all(walk_loop)?;
-    Ok(object
-        .skel
-        .object()
-        .progs_mut()
+    let loaded = object.skel.object().progs_mut();
+    let of_object = loaded
         .filter(|program| program.autoload())
-        .filter_map(|program| {
-            let info = program_info(&program)?;
-            Some(VerifierCost {
-                program: program.name().to_string_lossy().into_owned(),
-                verified: info.verified_insns,
-                instructions: info.xlated_prog_len / 8,
-            })
-        })
-        .collect())
+        .filter_map(|program| verifier_cost(&program));
+    let of_waiting = SavedRegisters::load()
+        .ok()
+        .and_then(|waiting| waiting.verifier_cost());
+    Ok(of_object.chain(of_waiting).collect())
+}
+
+/// What it took to verify a loaded program.
+pub(crate) fn verifier_cost(program: &ProgramMut<'_>) -> Option<VerifierCost> {
+    let info = program_info(program)?;
+    Some(VerifierCost {
+        program: program.name().to_string_lossy().into_owned(),
+        verified: info.verified_insns,
+        instructions: info.xlated_prog_len / 8,
+    })
 }
 
 pub(crate) fn program_info(program: &ProgramMut<'_>) -> Option<libbpf_sys::bpf_prog_info> {

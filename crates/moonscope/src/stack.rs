@@ -20,8 +20,10 @@ use report::Report;
 
 /// Shows what every thread and every Lua coroutine is doing right now.
 ///
-/// Nothing is stopped and no BPF is used: what waits in the kernel is shown with its native and Lua stack, every Lua
-/// coroutine that is suspended with its Lua stack. A thread that runs is read while it is off its processor, as others take
+/// Nothing is stopped: what waits in the kernel is shown with its native and Lua stack, every Lua coroutine that is suspended
+/// with its Lua stack. BPF is used for one thing: where a function on the stack of a thread that waits is found by its frame
+/// pointer, as in all code that is built with -fno-omit-frame-pointer, the registers of the thread are read by it; without it
+/// such a stack is cut there, and says so. A thread that runs is read while it is off its processor, as others take
 /// their turns there, moonscope among them: if it was not put back meanwhile, its native and its Lua stack are of one moment.
 /// Where that does not come about it is caught at a tick of a perf clock, which copies its registers and the top of its
 /// stack; its Lua stack is read right after that, while it goes on, and its stack is marked as not certain.

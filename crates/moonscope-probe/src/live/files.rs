@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use moonscope_luajit::find_vms;
-use moonscope_process::Executable;
+use moonscope_process::{Executable, Pid, Thread};
 use moonscope_unwind::walk_host::{Maps, host_walk_to_end};
 use moonscope_unwind::{Registers, RuleSet, TableStats, WalkEnd, abi};
 use rustc_hash::FxHashMap;
 
+use super::registers::{NotTold, SavedRegisters};
 use crate::builder;
 use crate::executables::{ExecutableId, Executables};
 use crate::generation::Generation;
@@ -47,6 +48,8 @@ pub struct LiveFiles {
     lua: FxHashMap<ExecutableId, Vec<LuaBuild>>,
     /// Looked at for LuaJIT; with why one cannot be read.
     looked_at: FxHashMap<ExecutableId, Vec<String>>,
+    /// Loaded when they are needed first.
+    registers: Option<Result<SavedRegisters, NotTold>>,
 }
 
 impl LiveFiles {
@@ -60,11 +63,23 @@ impl LiveFiles {
             known: FxHashMap::default(),
             lua: FxHashMap::default(),
             looked_at: FxHashMap::default(),
+            registers: None,
         })
     }
 
     pub(super) fn executables(&mut self) -> &mut Executables {
         &mut self.executables
+    }
+
+    /// All registers with which a thread waits; `None`: it has run since it was seen.
+    pub(super) fn registers_of(
+        &mut self,
+        process: Pid,
+        thread: &Thread,
+    ) -> Result<Option<Registers>, NotTold> {
+        let loaded = self.registers.get_or_insert_with(SavedRegisters::load);
+        let registers = loaded.as_mut().map_err(|why| *why)?;
+        Ok(registers.of(process, thread))
     }
 
     /// All files.

@@ -83,7 +83,7 @@ impl Look<'_> {
                     Ok(Running::NotCaught) => nothing(Some(NOT_CAUGHT)),
                     Err(_) => nothing(Some(RUNNING)),
                 },
-                place => self.stack_at(place),
+                _ => self.stack_of(&before),
             };
             let after = Thread::read(self.pid, tid).ok()?;
             let stood_still = before.stood_still(&after);
@@ -105,29 +105,40 @@ impl Look<'_> {
         })
     }
 
-    /// The stack of a thread that stands there, and the coroutines in it.
-    fn stack_at(&mut self, place: Place) -> (LiveStack, Vec<u64>) {
-        let (sp, pc) = match place {
+    /// The stack of a thread that stands where it was seen, and the coroutines in it.
+    fn stack_of(&mut self, thread: &Thread) -> (LiveStack, Vec<u64>) {
+        let (sp, pc) = match thread.place {
             Place::Waiting { sp, pc, .. } => (sp, pc),
             Place::Running => return nothing(Some(RUNNING)),
             Place::Unknown => return nothing(Some(NOT_TOLD)),
             Place::NoUserCode => return nothing(None),
         };
+        let mut walked = self.walk(sp, pc);
+        let mut not_told = None;
+        if matches!(walked.end, WalkEnd::LostRegister | WalkEnd::NoRow) {
+            match self.files.registers_of(self.pid, thread) {
+                Ok(Some(registers)) => walked = self.walk_from(&registers),
+                // it is looked at again
+                Ok(None) => {}
+                Err(why) => not_told = Some(why.phrase()),
+            }
+        }
         let Walked {
             mut frames,
             mut end,
             sp,
-        } = self.walk(sp, pc);
+        } = walked;
         if end == WalkEnd::LostRegister
             && let Some((above, rest)) = self.beyond(sp)
         {
             frames.extend(rest);
             end = above;
         }
+        let cut = not_told.filter(|_| end == WalkEnd::LostRegister).or(cut_of(end));
         let guessed = segments(&frames).any(|(_, flags)| flags & abi::MS_SEGMENT_GUESSED != 0);
         let stack = LiveStack {
             uncertain: guessed.then_some(AS_STORED),
-            ..self.name(&frames, cut_of(end), When::now())
+            ..self.name(&frames, cut, When::now())
         };
         (stack, coroutines_of(&frames))
     }

@@ -41,7 +41,7 @@ pub(super) fn checks() -> Vec<Check> {
         wanted("uprobe", "events on functions, when asked for", uprobe()),
         wanted(
             "task iterator",
-            "snapshots of all threads at once",
+            "whole stacks of threads that wait, in code with frame pointers",
             tracing("task", sys::BPF_TRACE_ITER),
         ),
     ]
