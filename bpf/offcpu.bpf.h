@@ -158,7 +158,8 @@ static __always_inline bool begin_interval(struct task_struct *task, bool preemp
 static __always_inline void remember(__u32 tid, const struct blocked *b)
 {
 	bool has_ended = offcpu_has_ended;
-	long err = bpf_map_update_elem(&blocked_threads, &tid, b, has_ended ? BPF_NOEXIST : BPF_ANY);
+	/* not a long: before 6.4 the program calls the map's own function, which returns an int */
+	int err = bpf_map_update_elem(&blocked_threads, &tid, b, has_ended ? BPF_NOEXIST : BPF_ANY);
 
 	if (!err || err == -EEXIST)
 		return;
@@ -240,6 +241,15 @@ static __always_inline bool left_before(struct task_struct *task, __u32 pid, str
 	return true;
 }
 
+/* Measuring has ended: of one that was away all the time it is not known any more as soon as it leaves again. */
+static __always_inline void come_back_late(struct task_struct *task, __u64 pid_tgid)
+{
+	struct blocked b = {};
+
+	if (current_is_wanted(pid_tgid >> 32) && left_before(task, pid_tgid >> 32, &b))
+		remember((__u32)pid_tgid, &b);
+}
+
 static __always_inline int on_return(struct bpf_raw_tracepoint_args *ctx, enum walk_loop loop)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -252,12 +262,11 @@ static __always_inline int on_return(struct bpf_raw_tracepoint_args *ctx, enum w
 	/* sched_exit(is_switch): schedule() may find that there is nothing else to run */
 	if (!ctx->args[0] || !pid_tgid || !offcpu_since)
 		return 0;
-	known = bpf_map_lookup_elem(&blocked_threads, &tid);
 	if (offcpu_has_ended) {
-		if (!known && current_is_wanted(pid_tgid >> 32) && left_before(task, pid_tgid >> 32, &b))
-			remember(tid, &b);
+		come_back_late(task, pid_tgid);
 		return 0;
 	}
+	known = bpf_map_lookup_elem(&blocked_threads, &tid);
 	if (known) {
 		b = *known;
 		bpf_map_delete_elem(&blocked_threads, &tid);
