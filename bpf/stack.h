@@ -60,14 +60,19 @@ static __always_inline __u32 room_for_copy(void)
 }
 
 /*
- * Appends the registers of the walk and the user stack, page by page until one is not there. A global function: it is
- * verified once by itself, and not in each program.
+ * Appends the registers of the walk and the user stack, page by page up to the last one that is there. A global function:
+ * it is verified once by itself, and not in each program.
+ *
+ * A page in the middle of a variable that nobody has written to is not there yet, and its zeros are what a failing read
+ * leaves. The stack of the first thread goes on behind it; behind those of others, whose ends nothing tells, there may be
+ * another one.
  */
 __noinline int append_copy_to_scratch(__u32 index)
 {
 	struct scratch *s = bpf_map_lookup_elem(&scratches, &index);
 	struct task_struct *task = (void *)bpf_get_current_task();
-	__u64 at, start, end, room, copied = 0;
+	__u64 at, start, end, room, copied = 0, there = 0;
+	bool is_first_thread;
 	char *to;
 
 	if (!s)
@@ -77,6 +82,7 @@ __noinline int append_copy_to_scratch(__u32 index)
 		return -1;
 	/* above what the first thread began with are arguments and environment; it may look at its first words */
 	end = BPF_CORE_READ(task, mm, start_stack) + MS_STACK_BEGINNING;
+	is_first_thread = BPF_CORE_READ(task, pid) == BPF_CORE_READ(task, tgid);
 	start = s->walk.reg[MS_REG_RSP];
 	room = room_for_copy();
 	for (int i = 0; i < MS_NR_REGS; i++)
@@ -104,14 +110,16 @@ __noinline int append_copy_to_scratch(__u32 index)
 		asm volatile("" : "+r"(part));
 		if (part > MS_STACK_PAGE)
 			break;
-		if (bpf_probe_read_user(to + copied, part, (const void *)(start + copied)))
+		if (!bpf_probe_read_user(to + copied, part, (const void *)(start + copied)))
+			there = copied + part;
+		else if (!is_first_thread)
 			break;
 		copied += part;
 	}
 	s->sample.stack_start = start;
-	s->sample.stack_len = copied;
+	s->sample.stack_len = there;
 	s->sample.flags |= MS_SAMPLE_STACK;
-	s->next = at + (copied + 7) / 8;
+	s->next = at + (there + 7) / 8;
 	return 0;
 }
 
