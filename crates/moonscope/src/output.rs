@@ -139,6 +139,11 @@ pub fn with_causes(err: &dyn Error) -> String {
 
 /// A file name that is not taken: `moonscope-20260131-120000.svg` (UTC) in the current directory.
 pub fn default_path(ending: &str) -> PathBuf {
+    default_path_in(Path::new(""), ending)
+}
+
+/// The same in this directory.
+pub fn default_path_in(directory: &Path, ending: &str) -> PathBuf {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
@@ -152,10 +157,10 @@ pub fn default_path(ending: &str) -> PathBuf {
     } = Utc::from_nanos(u64::try_from(now).unwrap_or(0));
     let stem = format!("moonscope-{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}");
     let ending = ending.trim_start_matches('.');
-    let mut path = PathBuf::from(format!("{stem}.{ending}"));
+    let mut path = directory.join(format!("{stem}.{ending}"));
     let mut nr = 2;
     while fs::symlink_metadata(&path).is_ok() {
-        path = PathBuf::from(format!("{stem}-{nr}.{ending}"));
+        path = directory.join(format!("{stem}-{nr}.{ending}"));
         nr += 1;
     }
     path

@@ -47,6 +47,10 @@ fn assert_told(run: &Run, failed: &str, remedy: &str, written: &Path) {
 /// Records into a file system with room for less than an SVG, with these outputs more; `None` if none can be mounted.
 /// Temporary files go to `elsewhere`.
 fn record_on_a_full_disk(elsewhere: &Path, more: &[&Path]) -> Option<Run> {
+    record_on_a_full_disk_with(elsewhere, more, &[])
+}
+
+fn record_on_a_full_disk_with(elsewhere: &Path, more: &[&Path], options: &[&str]) -> Option<Run> {
     let program = Program::start(&program("chain-O2")?, &["60", "60"]);
     let small = tempfile::tempdir().unwrap();
     // what `ls` prints goes to stdout, which must be empty
@@ -63,7 +67,7 @@ fn record_on_a_full_disk(elsewhere: &Path, more: &[&Path]) -> Option<Run> {
     for path in more {
         command.arg("-o").arg(path);
     }
-    let run: Run = command.output().unwrap().into();
+    let run: Run = command.args(options).output().unwrap().into();
     if run.code == 99 {
         skip("cannot mount a tmpfs");
         return None;
@@ -103,6 +107,28 @@ fn root_a_full_disk_loses_no_recording() {
         .collect();
     let [file] = &files[..] else { panic!("{files:?}") };
     assert_told(&run, "x.svg: cannot write", "nothing is lost", file);
+}
+
+/// The same of each interval.
+#[test]
+fn root_a_full_disk_loses_no_interval() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let Some(run) = root()
+        .then(|| record_on_a_full_disk_with(elsewhere.path(), &[], &["--interval", "100ms"]))
+        .flatten()
+    else {
+        return;
+    };
+    assert_eq!(run.code, FAILED, "{}", run.stderr);
+    assert_eq!(run.stdout, "", "{}", run.stderr);
+    let files: Vec<_> = std::fs::read_dir(elsewhere.path())
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    assert!(files.len() > 1, "{files:?}: {}", run.stderr);
+    let saved: u64 = files.iter().map(|file| common::Profile::read(file).total()).sum();
+    let accounting = Accounting::parse(run.stderr.lines().last().unwrap_or_default());
+    assert_eq!(saved, accounting.kept(), "{}", run.stderr);
 }
 
 /// A graph that fits has not all of the recording: that is kept too, and the graph is told to be whole.

@@ -5,7 +5,7 @@ use std::path::Path;
 use moonscope_profile::{Format, Profile, visible};
 
 use crate::exit::Failure;
-use crate::output::{Outcome, Outputs, Written, default_path};
+use crate::output::{Outcome, Outputs, Written, default_path_in};
 
 /// Saves everything in our own format if no file that was written has everything, and says in the failure which files are
 /// complete.
@@ -17,12 +17,7 @@ pub fn save(profile: &Profile, failure: Failure, written: &mut Vec<Written>) -> 
     if written.iter().any(|file| file.format == Format::Json) {
         return failure;
     }
-    let Some(name) = default_path("json")
-        .file_name()
-        .map(|name| std::env::temp_dir().join(name))
-    else {
-        return failure;
-    };
+    let name = default_path_in(&std::env::temp_dir(), "json");
     let saved = write(profile, &name).map(|outcome| outcome.written);
     match saved.unwrap_or_default() {
         files if files.is_empty() => {

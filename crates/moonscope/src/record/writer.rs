@@ -196,15 +196,12 @@ impl Desk {
         };
         let mut outcome = outputs.write_all(&profile);
         let mut lines = Vec::new();
-        if let Some(mut failure) = outcome.failure() {
+        if let Some(failure) = outcome.failure() {
             match outcome.written.is_empty() {
                 true => self.outcome.failed += 1,
                 false => self.outcome.partial += 1,
             }
-            if self.keep.is_none() {
-                failure = rescue::save(&profile, failure, &mut outcome.written);
-            }
-            lines = failure.lines();
+            lines = rescue::save(&profile, failure, &mut outcome.written).lines();
         }
         if outcome.written.is_empty() {
             return lines;
