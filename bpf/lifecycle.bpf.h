@@ -76,14 +76,12 @@ TRACEPOINT_PROGRAM("raw_tracepoint/sched_process_exit", process_exit)
 	if (BPF_CORE_READ(task, signal, live.counter) > 0)
 		return 0;	/* other threads live on */
 	/* user space may know of it, or be about to, though nothing is known here */
-	known = current_is_wanted(pid) || bpf_map_lookup_elem(&processes, &pid) ||
-		bpf_map_lookup_elem(&targets, &pid);
-	/* first: a sample of what follows is one of a process that ended, not of the next one with its number */
+	known = current_is_wanted(pid);
+	known |= bpf_map_delete_elem(&processes, &pid) == 0;
+	known |= bpf_map_delete_elem(&targets, &pid) == 0;
+	bpf_map_delete_elem(&lua_processes, &pid);
 	if (known)
 		send_event(MS_EVENT_EXIT, pid, 0, 0);
-	bpf_map_delete_elem(&processes, &pid);
-	bpf_map_delete_elem(&targets, &pid);
-	bpf_map_delete_elem(&lua_processes, &pid);
 	return 0;
 }
 

@@ -114,7 +114,7 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 	struct lua_slots slots = {};
 	struct lua_function function;
 	__u64 pc = w->reg[MS_REG_RBX], saved;
-	int found, entered = 0;
+	int found;
 
 	if (lua_is_gc32(layout))
 		pc = (__u32)pc;
@@ -135,17 +135,16 @@ static __always_inline int lua_register_base(struct walk *w, const struct lua_st
 	if (found && function.ffid == LUA_FF_LUA && !certain) {
 		if (!in_vm)
 			return -1;
-		/*
-		 * lj_vm_return, and the end of lj_vm_call: C has called this frame, and PC is its link,
-		 * or parts of it. Who left a trace in it has its base in lua_State.
-		 */
-		entered = (slots.link & LUA_FRAME_TYPE) == LUA_FRAME_C &&
-			  (base == state->base || lua_is_from_c(state, base, slots.link));
 		found = 0;
 	}
 	if ((in_vm || !found) && !lua_take_caller(w, state, base, pc))
 		return 0;
-	if (entered) {
+	/*
+	 * lj_vm_return, and the end of lj_vm_call: C has called this frame, and PC is its link, or parts
+	 * of it. Who left a trace in it has its base in lua_State.
+	 */
+	if (in_vm && (slots.link & LUA_FRAME_TYPE) == LUA_FRAME_C &&
+	    (base == state->base || lua_is_from_c(state, base, slots.link))) {
 		w->lua.base = base;
 		w->lua.pc = 0;
 		return 0;

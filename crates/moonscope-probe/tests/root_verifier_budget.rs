@@ -25,7 +25,7 @@ const BUDGET: [(&str, u32); 20] = [
     ("lua_wait_resume", 2_000),
     ("alloc_exit", 4_000),
     // whatever takes stacks; a kernel verifies a million
-    ("bpf_loop", 150_000),
+    ("bpf_loop", 160_000),
     ("plain_loop", 250_000),
     // whatever else a collector has
     ("", 2_000),
